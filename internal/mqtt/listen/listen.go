@@ -1,0 +1,214 @@
+// Package listen accepts MQTT connections over TCP, TLS and WebSocket and hands
+// each to a Handler as a net.Conn that is ready for MQTT: handshakes done,
+// under deadlines, within bounds on how many may be under way. It knows nothing
+// of MQTT but the WebSocket subprotocol's name.
+package listen
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rollcall/internal/clock"
+)
+
+// Info says how a connection came in.
+type Info struct {
+	Transport string // "tcp", "tls", "ws" or "wss"
+	Realm     string // namespace the listener stands for
+	Remote    string // address of the peer
+	// Loopback: both ends are on loopback and nothing was forwarded.
+	Loopback bool
+	// Confidential: the bytes are protected by TLS.
+	Confidential bool
+	// TLS is the state of the TLS connection, nil without TLS. Client
+	// certificates in it are not verified against any CA yet.
+	TLS *tls.ConnectionState
+}
+
+// Handler serves one connection and closes it. It blocks until the connection
+// has ended.
+type Handler interface {
+	Serve(nc net.Conn, info Info)
+}
+
+// Options configure a Server. Handler and Realm are required.
+type Options struct {
+	Handler Handler
+	Realm   string
+	Clock   clock.Clock
+	Log     *slog.Logger
+	// MaxConnections bounds the connections open at once, over all listeners;
+	// further ones are closed at accept and counted. Default 100,000.
+	MaxConnections int
+	// HandshakeTimeout bounds TLS and WebSocket handshakes. Default 10 s.
+	HandshakeTimeout time.Duration
+	// MaxHandshakes bounds the TLS handshakes under way at once. Default 256.
+	MaxHandshakes int
+}
+
+// Server accepts on any number of listeners for one handler. Its methods may
+// be called concurrently.
+type Server struct {
+	opts       Options
+	open       atomic.Int64
+	handshakes chan struct{}
+	conns      sync.WaitGroup
+	metrics    metrics
+}
+
+type metrics struct {
+	accepted *prometheus.CounterVec
+	refused  *prometheus.CounterVec
+}
+
+// New returns a Server.
+func New(o Options) (*Server, error) {
+	if o.Handler == nil || o.Realm == "" {
+		return nil, errors.New("listen: Handler and Realm are required")
+	}
+	if o.Clock == nil {
+		o.Clock = clock.System{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxConnections <= 0 {
+		o.MaxConnections = 100_000
+	}
+	if o.HandshakeTimeout <= 0 {
+		o.HandshakeTimeout = 10 * time.Second
+	}
+	if o.MaxHandshakes <= 0 {
+		o.MaxHandshakes = 256
+	}
+	return &Server{
+		opts:       o,
+		handshakes: make(chan struct{}, o.MaxHandshakes),
+		metrics: metrics{
+			accepted: prometheus.NewCounterVec(prometheus.CounterOpts{
+				Name: "rollcall_mqtt_accepted_total", Help: "Connections accepted, by transport."}, []string{"transport"}),
+			refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+				Name: "rollcall_mqtt_accept_failures_total", Help: "Connections that ended before MQTT began, by reason."}, []string{"reason"}),
+		},
+	}, nil
+}
+
+// Register adds the server's metrics to r.
+func (s *Server) Register(r prometheus.Registerer) error {
+	open := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "rollcall_mqtt_open_connections", Help: "Transport connections open now."},
+		func() float64 { return float64(s.open.Load()) })
+	return errors.Join(r.Register(s.metrics.accepted), r.Register(s.metrics.refused), r.Register(open))
+}
+
+// Wait returns when every connection has ended, or false if ctx ended first.
+func (s *Server) Wait(ctx context.Context) bool {
+	done := make(chan struct{})
+	go func() { // ends with the connections, whose handler bounds their life
+		s.conns.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// serve runs the handler on a connection that admit let in.
+func (s *Server) serve(nc net.Conn, info Info) {
+	s.metrics.accepted.WithLabelValues(info.Transport).Inc()
+	s.opts.Handler.Serve(nc, info)
+}
+
+// admit counts a new connection, or reports that there are too many.
+func (s *Server) admit() bool {
+	if s.open.Add(1) > int64(s.opts.MaxConnections) {
+		s.open.Add(-1)
+		s.metrics.refused.WithLabelValues("limit").Inc()
+		return false
+	}
+	s.conns.Add(1)
+	return true
+}
+
+func (s *Server) leave() {
+	s.open.Add(-1)
+	s.conns.Done()
+}
+
+// accept runs the accept loop of ln and calls each for every connection that
+// is let in, on a goroutine of its own. It returns when ctx ends or ln breaks.
+// Out of descriptors, it pauses and counts instead of failing.
+func (s *Server) accept(ctx context.Context, ln net.Listener, each func(net.Conn)) error {
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	pause := 5 * time.Millisecond
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			s.metrics.refused.WithLabelValues("accept").Inc()
+			s.opts.Log.Warn("accepting paused", "listener", ln.Addr().String(), "err", err)
+			if !s.wait(ctx, pause) {
+				return nil
+			}
+			pause = min(2*pause, time.Second)
+			continue
+		}
+		pause = 5 * time.Millisecond
+		if !s.admit() {
+			nc.Close()
+			continue
+		}
+		go each(nc)
+	}
+}
+
+func (s *Server) wait(ctx context.Context, d time.Duration) bool {
+	woken := make(chan struct{})
+	t := s.opts.Clock.AfterFunc(d, func() { close(woken) })
+	defer t.Stop()
+	select {
+	case <-woken:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// TCP serves plain MQTT on ln until ctx ends, and closes ln. Connections go on;
+// Wait waits for them.
+func (s *Server) TCP(ctx context.Context, ln net.Listener) error {
+	return s.accept(ctx, ln, func(nc net.Conn) {
+		defer s.leave()
+		s.serve(nc, s.info("tcp", nc))
+	})
+}
+
+func (s *Server) info(transport string, nc net.Conn) Info {
+	return Info{
+		Transport: transport,
+		Realm:     s.opts.Realm,
+		Remote:    nc.RemoteAddr().String(),
+		Loopback:  IsLoopback(nc.LocalAddr()) && IsLoopback(nc.RemoteAddr()),
+	}
+}
+
+// IsLoopback reports whether a is an address of this machine's loopback.
+func IsLoopback(a net.Addr) bool {
+	ap, err := netip.ParseAddrPort(a.String())
+	return err == nil && ap.Addr().Unmap().IsLoopback()
+}

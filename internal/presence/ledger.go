@@ -1,0 +1,474 @@
+// Package presence is the ledger of who is here: it numbers each session's
+// transitions and stores them before anyone can see them.
+//
+// Its promises, per (realm, session name): Connected(n), Disconnected(n),
+// Connected(n+1) … strictly alternating, the number never resetting (P1); a
+// transition is durable before Claim reports it, before its event can be read
+// and before the old connection of a take-over is told (P2); whatever a crash
+// left open is closed, with reason and evidence, before the session's next
+// Connected (P3); every Disconnected has one reason and its evidence (P5). A
+// transition and the events that tell of it are one commit.
+//
+// A session name has one serial owner within the process, its seat: claims and
+// releases of one name happen one after the other, of different names side by
+// side. Nothing here waits for the disk while holding a lock.
+package presence
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rollcall/internal/clock"
+	"rollcall/internal/disconnect"
+	"rollcall/internal/store"
+)
+
+// Why a claim can fail. Compare with errors.Is; a failed claim leaves a
+// connection that held the session before untouched.
+var (
+	// ErrOwned: another owner holds the session.
+	ErrOwned = errors.New("presence: the session belongs to another client")
+	// ErrBusy: too many claims of this session wait already.
+	ErrBusy = errors.New("presence: too many connects of this session at once")
+	// ErrGone: the claiming connection died before its turn came; nothing was
+	// committed.
+	ErrGone = errors.New("presence: the connection is gone")
+	// ErrFull: the disk has no room for a new transition.
+	ErrFull = store.ErrFull
+)
+
+// maxWaiting bounds how many operations may wait for one session name.
+const maxWaiting = 32
+
+// Stager adds what follows from a transition to its batch: the event that
+// tells of it. It may be called concurrently and must not block. The returned
+// function, which may be nil, is called once the batch is durable, in commit
+// order, and must not block either.
+type Stager interface {
+	Stage(b *store.Batch, partition uint8, t *Transition) (committed func(index uint64))
+}
+
+// Connection is what the ledger needs of the connection that claims or holds a
+// session. Its methods must not block and must not call the ledger back before
+// they return.
+type Connection interface {
+	// Freeze stops the connection from acting on anything that arrives: its
+	// session is being taken over.
+	Freeze()
+	// Unfreeze undoes Freeze: the take-over failed.
+	Unfreeze()
+	// Evict tells the connection that its session has been taken over by a
+	// connection of the given origin. That is durable.
+	Evict(by Origin)
+	// Gone reports that the connection is known to be dead.
+	Gone() bool
+}
+
+// Options configure a Ledger. Engine and Node are required.
+type Options struct {
+	Engine    store.Engine
+	Node      string // name of this machine among those that share a store
+	Stager    Stager // nil: transitions have no events
+	Clock     clock.Clock
+	NewID     func() string // event ids; default random UUIDs
+	Log       *slog.Logger
+	Retention Retention
+}
+
+// Ledger is the owner of all session names of one incarnation. Its methods may
+// be called concurrently.
+type Ledger struct {
+	engine    store.Engine
+	stager    Stager
+	clock     clock.Clock
+	newID     func() string
+	log       *slog.Logger
+	retention Retention
+	self      Incarnation
+	metrics   *metrics
+
+	work sync.WaitGroup // goroutines that reload or resolve
+
+	seed   maphash.Seed
+	shards [64]shard
+
+	open    atomic.Int64 // holds that are not settled
+	drained sync.Cond    // on drainMu; broadcast when open falls to zero
+	drainMu sync.Mutex
+}
+
+type shard struct {
+	mu    sync.Mutex
+	seats map[name]*seat
+}
+
+type name struct{ realm, session string }
+
+// Open starts a new incarnation of node on the engine: it makes the boot
+// counter one higher, durably. Run must be called to close what earlier
+// incarnations left open.
+func Open(ctx context.Context, o Options) (*Ledger, error) {
+	if o.Engine == nil || o.Node == "" {
+		return nil, errors.New("presence: Engine and Node are required")
+	}
+	if o.Clock == nil {
+		o.Clock = clock.System{}
+	}
+	if o.NewID == nil {
+		o.NewID = uuid.NewString
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := o.Retention.withDefaults().validate(); err != nil {
+		return nil, err
+	}
+	l := &Ledger{
+		engine: o.Engine, stager: o.Stager, clock: o.Clock, newID: o.NewID, log: o.Log,
+		retention: o.Retention.withDefaults(), seed: maphash.MakeSeed(), metrics: newMetrics(),
+	}
+	l.drained.L = &l.drainMu
+	for i := range l.shards {
+		l.shards[i].seats = make(map[name]*seat)
+	}
+	boot, err := l.nextBoot(ctx, o.Node)
+	if err != nil {
+		return nil, fmt.Errorf("number this start of node %s: %w", o.Node, err)
+	}
+	l.self = Incarnation{Node: o.Node, Boot: boot}
+	return l, nil
+}
+
+// Self is the incarnation that this ledger writes for.
+func (l *Ledger) Self() Incarnation { return l.self }
+
+func (l *Ledger) nextBoot(ctx context.Context, node string) (uint64, error) {
+	key := bootKey(node)
+	value, rev, err := store.Get(l.engine, key)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return 0, err
+	}
+	var boot uint64
+	if len(value) == 8 {
+		boot = binary.BigEndian.Uint64(value)
+	}
+	boot++
+	b := store.NewBatch(store.Reserve)
+	b.Require(key, rev)
+	b.Put(key, binary.BigEndian.AppendUint64(nil, boot))
+	_, err = store.Commit(ctx, l.engine, b)
+	return boot, err
+}
+
+// seat is the serial owner of one session name while somebody holds it or an
+// operation on it is under way.
+type seat struct {
+	name      name
+	partition uint8
+
+	// The fields below are guarded by the shard's lock, except that while busy
+	// is set state, rev, known and holder are the running operation's to read
+	// and write.
+	busy    bool
+	stalled bool // a release waits for space; claims are refused meanwhile
+	waiting []*operation
+	known   bool // state and rev are those of the store
+	state   State
+	rev     store.Revision
+	holder  *Hold
+}
+
+// Hold is a connection's tenure of a session: from the Connected that its
+// claim committed to the Disconnected that ends it.
+type Hold struct {
+	ledger *Ledger
+	seat   *seat
+	conn   Connection
+	number uint64
+	open   bool // guarded like seat.holder: not yet ended in the ledger
+
+	once     sync.Once
+	released chan struct{} // closed once the Disconnected is durable or void
+}
+
+// Number is the sequence number of the hold's Connected.
+func (h *Hold) Number() uint64 { return h.number }
+
+// operation is one claim, release or sweep. Exactly one of the three is set.
+type operation struct {
+	claim   *claim
+	release *release
+	sweep   *sweep
+	tries   int
+}
+
+func (l *Ledger) shard(n name) *shard {
+	var h maphash.Hash
+	h.SetSeed(l.seed)
+	h.WriteString(n.realm)
+	h.WriteByte(0)
+	h.WriteString(n.session)
+	return &l.shards[h.Sum64()%uint64(len(l.shards))]
+}
+
+// enqueue runs op when its session's turn comes, or reports false if too many
+// wait. Releases and sweeps are never turned away.
+func (l *Ledger) enqueue(n name, op *operation) error {
+	sh := l.shard(n)
+	sh.mu.Lock()
+	s := sh.seats[n]
+	if s == nil {
+		s = &seat{name: n, partition: l.partition(n.realm, n.session)}
+		sh.seats[n] = s
+	}
+	if op.claim != nil {
+		switch {
+		case s.stalled:
+			sh.mu.Unlock()
+			return ErrFull
+		case len(s.waiting) >= maxWaiting:
+			sh.mu.Unlock()
+			return ErrBusy
+		}
+	}
+	if s.busy {
+		s.waiting = append(s.waiting, op)
+		sh.mu.Unlock()
+		return nil
+	}
+	s.busy = true
+	sh.mu.Unlock()
+	l.run(s, op)
+	return nil
+}
+
+// run starts op on a seat that is busy with it. It may read the store, so the
+// engine's callbacks come here only for seats that are known.
+func (l *Ledger) run(s *seat, op *operation) {
+	if !s.known {
+		if err := l.load(s); err != nil {
+			l.log.Error("cannot read a session's state", "session", s.name.session, "err", err)
+			l.fail(s, op, err)
+			return
+		}
+	}
+	switch {
+	case op.claim != nil:
+		l.runClaim(s, op)
+	case op.release != nil:
+		l.runRelease(s, op)
+	default:
+		l.runSweep(s, op)
+	}
+}
+
+func (l *Ledger) load(s *seat) error {
+	value, rev, err := store.Get(l.engine, sessionKey(s.partition, s.name.realm, s.name.session))
+	s.state = State{Realm: s.name.realm, Session: s.name.session}
+	if errors.Is(err, store.ErrNotFound) {
+		s.rev, s.known = 0, true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.state.decode(value); err != nil {
+		return err
+	}
+	s.rev, s.known = rev, true
+	return nil
+}
+
+// next ends the running operation of s and starts the one that waited longest.
+func (l *Ledger) next(s *seat) {
+	sh := l.shard(s.name)
+	sh.mu.Lock()
+	if len(s.waiting) == 0 {
+		s.busy = false
+		if s.holder == nil {
+			delete(sh.seats, s.name)
+		}
+		sh.mu.Unlock()
+		return
+	}
+	op := s.waiting[0]
+	s.waiting = s.waiting[1:]
+	sh.mu.Unlock()
+	if s.known {
+		l.run(s, op)
+		return
+	}
+	l.work.Go(func() { l.run(s, op) })
+}
+
+// fail gives up the running operation.
+func (l *Ledger) fail(s *seat, op *operation, err error) {
+	switch {
+	case op.claim != nil:
+		l.claimFailed(s, op.claim, err)
+		l.next(s)
+	case op.release != nil:
+		l.releaseFailed(s, op, err)
+	default:
+		op.sweep.done(err)
+		l.next(s)
+	}
+}
+
+// commit writes transitions of s as one batch and calls settled with the
+// outcome, known for certain.
+func (l *Ledger) commit(s *seat, class store.Class, ts []Transition, settled func(error)) {
+	b := store.NewBatch(class)
+	hooks := l.compose(s, b, ts)
+	after := ts[len(ts)-1]
+	state := s.state
+	for i := range ts {
+		state.follow(&ts[i])
+	}
+	l.engine.Submit(b, func(r store.Result) {
+		if errors.Is(r.Err, store.ErrUnknown) {
+			id := b.ID()
+			l.work.Go(func() { l.resolve(s, id, after.EventID, hooks, state, settled) })
+			return
+		}
+		l.settle(s, r, hooks, state, settled)
+	})
+}
+
+// compose fills b with everything that the transitions mean.
+func (l *Ledger) compose(s *seat, b *store.Batch, ts []Transition) []func(uint64) {
+	p, realm, session := s.partition, s.name.realm, s.name.session
+	key := sessionKey(p, realm, session)
+	b.Require(key, s.rev)
+	state := s.state
+	hooks := make([]func(uint64), 0, len(ts))
+	for i := range ts {
+		t := &ts[i]
+		if t.Kind == Disconnected {
+			b.Delete(openKey(p, realm, t.Holder, session))
+		} else {
+			b.Put(openKey(p, realm, t.Holder, session), binary.AppendUvarint(nil, t.Number))
+		}
+		history, value := historyKey(p, realm, session, t.Number, t.Kind), t.encode()
+		b.Put(history, value)
+		size := int64(len(history)+len(value)) + markOverhead + int64(len(realm)+len(session))
+		b.PutSequenced(timelinePrefix(p, realm), mark{t.Time, session, t.Number, t.Kind, size}.encode())
+		if l.stager != nil {
+			hooks = append(hooks, l.stager.Stage(b, p, t))
+		}
+		state.follow(t)
+	}
+	b.Put(key, state.encode())
+	return hooks
+}
+
+// markOverhead is about what a timeline entry takes besides the names in it.
+const markOverhead = 48
+
+// follow makes s the state after t.
+func (s *State) follow(t *Transition) {
+	s.Number, s.Kind, s.Since, s.Owner = t.Number, t.Kind, t.Time, t.Owner
+	s.Origin, s.Holder, s.EventID = t.Origin, t.Holder, t.EventID
+	if t.Kind == Disconnected {
+		s.Reason, s.Evidence = t.Reason, t.Evidence
+	}
+}
+
+func (l *Ledger) settle(s *seat, r store.Result, hooks []func(uint64), state State, settled func(error)) {
+	if r.Err == nil {
+		s.state, s.rev = state, store.Revision(r.Index)
+		for _, h := range hooks {
+			if h != nil {
+				h(r.Index)
+			}
+		}
+	} else {
+		s.known = false // a conflict or worse: read again before the next try
+	}
+	settled(r.Err)
+}
+
+// resolve finds out what became of a batch whose outcome the engine could not
+// tell: by its id, else by whether its last event is the state's newest.
+func (l *Ledger) resolve(s *seat, id store.ID, eventID string, hooks []func(uint64), state State, settled func(error)) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	r, ok, err := l.engine.Outcome(ctx, id)
+	if err == nil && ok && !errors.Is(r.Err, store.ErrUnknown) {
+		l.settle(s, r, hooks, state, settled)
+		return
+	}
+	s.known = false
+	if err := l.load(s); err != nil {
+		settled(fmt.Errorf("read the outcome of a commit: %w", err))
+		return
+	}
+	if s.state.EventID == eventID {
+		l.settle(s, store.Result{Index: uint64(s.rev)}, hooks, state, settled)
+		return
+	}
+	settled(store.ErrUnknown)
+}
+
+// instant is the time of the seat's next transition: now, but after the one
+// before.
+func (l *Ledger) instant(s *seat) time.Time {
+	const tick = 100 * time.Nanosecond
+	now := l.clock.Now().UTC().Truncate(tick)
+	if earliest := s.state.Since.Add(tick); now.Before(earliest) {
+		return earliest
+	}
+	return now
+}
+
+// opened and closed count holds for Drain.
+func (l *Ledger) opened() { l.open.Add(1) }
+
+func (l *Ledger) closed() {
+	if l.open.Add(-1) == 0 {
+		l.drainMu.Lock()
+		l.drained.Broadcast()
+		l.drainMu.Unlock()
+	}
+}
+
+// OpenSessions is the number of sessions held now.
+func (l *Ledger) OpenSessions() int { return int(l.open.Load()) }
+
+// Drain waits until every hold is released and its Disconnected durable, or
+// until ctx ends. The caller has seen to it that connections end and no new
+// claims come.
+func (l *Ledger) Drain(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		l.drainMu.Lock()
+		l.drained.Broadcast()
+		l.drainMu.Unlock()
+	})
+	defer stop()
+	l.drainMu.Lock()
+	defer l.drainMu.Unlock()
+	for l.open.Load() > 0 {
+		if err := context.Cause(ctx); err != nil {
+			return fmt.Errorf("%d sessions are not closed yet: %w", l.open.Load(), err)
+		}
+		l.drained.Wait()
+	}
+	return nil
+}
+
+func crashEvidence(in, by Incarnation) disconnect.Evidence {
+	return disconnect.Evidence{
+		Kind: disconnect.Crash,
+		Detail: fmt.Sprintf("start %d of node %s ended without closing this session; found by start %d of node %s",
+			in.Boot, in.Node, by.Boot, by.Node),
+	}
+}
