@@ -41,6 +41,10 @@ const encodingVersion = 1
 
 const headerLen = 1 + 16 + 1 // version, id, class
 
+// MaxBatchSize bounds the encoding of one batch, in bytes. A larger one is
+// invalid: a commit must stay short, for every other writer waits for it.
+const MaxBatchSize = 16 << 20
+
 // Batch is a set of operations that are applied together or not at all. All
 // keys are of one partition. Requires are judged against the state before the
 // batch, whatever their place in it; the other operations apply in order.
@@ -101,10 +105,13 @@ func (b *Batch) Put(key, value []byte) {
 // Delete removes key. Removing what does not exist is no error.
 func (b *Batch) Delete(key []byte) { b.op(OpDelete, key) }
 
-// DeleteRange removes all keys in [lower, upper). It is for prefixes that
-// nothing writes to any more. Both bounds are of one partition.
+// DeleteRange removes all keys in [lower, upper); nothing if upper is not
+// above lower. It is for prefixes that nothing writes to any more. Both bounds
+// are of one partition; upper may also be the end of that partition, as
+// PrefixEnd gives it. It is never empty: no bound is no bound on the damage.
 func (b *Batch) DeleteRange(lower, upper []byte) {
 	b.op(OpDeleteRange, lower)
+	b.checkUpper(upper)
 	b.bytes(upper)
 }
 
@@ -115,25 +122,29 @@ func (b *Batch) PutSequenced(prefix, value []byte) uint16 {
 	b.op(OpPutSequenced, prefix)
 	b.bytes(value)
 	n := uint16(b.sequenced)
-	b.sequenced++
-	if b.sequenced > 1<<16 {
-		b.fail("more than 65536 sequenced puts")
-	}
+	b.countSequenced()
 	return n
 }
 
 // Encoded returns the versioned encoding. It is valid until the batch changes.
 func (b *Batch) Encoded() []byte { return b.buf }
 
-// Each calls f for every operation in order until f returns an error.
+// Each calls f for every operation in order until f returns an error, and
+// returns that error. A batch with an Err may hold fewer operations than were
+// added to it.
 func (b *Batch) Each(f func(Op) error) error {
 	return each(b.buf[headerLen:], f)
 }
 
-// DecodeBatch reads what Encoded returned, keeping data.
+// DecodeBatch reads what Encoded returned, keeping data, which must not change
+// any more. It returns an ErrInvalid for what is not an encoding and for what
+// no valid Batch encodes to, so that a decoded batch never has an Err.
 func DecodeBatch(data []byte) (*Batch, error) {
 	if len(data) < headerLen {
 		return nil, fmt.Errorf("%w: %d bytes are too few", ErrInvalid, len(data))
+	}
+	if len(data) > MaxBatchSize {
+		return nil, fmt.Errorf("%w: %d bytes are too many", ErrInvalid, len(data))
 	}
 	if data[0] != encodingVersion {
 		return nil, fmt.Errorf("%w: encoding version %d is unknown", ErrInvalid, data[0])
@@ -145,8 +156,11 @@ func DecodeBatch(data []byte) (*Batch, error) {
 	err := each(data[headerLen:], func(o Op) error {
 		b.check(o.Key)
 		b.count++
-		if o.Kind == OpPutSequenced {
-			b.sequenced++
+		switch o.Kind {
+		case OpPutSequenced:
+			b.countSequenced()
+		case OpDeleteRange:
+			b.checkUpper(o.Value)
 		}
 		return b.err
 	})
@@ -164,6 +178,10 @@ func (b *Batch) op(k OpKind, key []byte) {
 }
 
 func (b *Batch) bytes(p []byte) {
+	if len(b.buf)+len(p)+binary.MaxVarintLen64 > MaxBatchSize {
+		b.fail("more than MaxBatchSize bytes")
+		return // what is left is never applied: the batch has an error
+	}
 	b.buf = binary.AppendUvarint(b.buf, uint64(len(p)))
 	b.buf = append(b.buf, p...)
 }
@@ -172,10 +190,30 @@ func (b *Batch) check(key []byte) {
 	switch {
 	case len(key) < 2:
 		b.fail("a key needs a partition and a table")
+	case Table(key[1]) == TableEngine:
+		b.fail("the engine's own table")
 	case b.partition < 0:
 		b.partition = int(key[0])
 	case b.partition != int(key[0]):
 		b.fail("keys of two partitions")
+	}
+}
+
+func (b *Batch) checkUpper(upper []byte) {
+	switch {
+	case len(upper) == 0:
+		b.fail("a range without an upper bound")
+	case int(upper[0]) == b.partition:
+	case int(upper[0]) == b.partition+1 && len(upper) == 1: // the partition's end
+	default:
+		b.fail("a range across partitions")
+	}
+}
+
+func (b *Batch) countSequenced() {
+	b.sequenced++
+	if b.sequenced > 1<<16 {
+		b.fail("more than 65536 sequenced puts")
 	}
 }
 
@@ -215,7 +253,7 @@ func each(p []byte, f func(Op) error) error {
 
 func takeBytes(p []byte) (v, rest []byte, ok bool) {
 	n, w := binary.Uvarint(p)
-	if w <= 0 || uint64(len(p)-w) < n {
+	if w <= 0 || uint64(len(p)-w) < n || (w > 1 && p[w-1] == 0) { // one encoding per length
 		return nil, nil, false
 	}
 	p = p[w:]

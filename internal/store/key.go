@@ -18,7 +18,7 @@ type Table uint8
 
 // The key spaces. A value is never given a second meaning.
 const (
-	TableEngine   Table = 0x00 // store: format version, commit index
+	TableEngine   Table = 0x00 // the engine itself; batches cannot write it
 	TableResource Table = 0x10 // registry: clients, CA certificates
 	TableName     Table = 0x11 // registry: index of authentication names
 	TablePending  Table = 0x12 // registry: coalesced life-cycle events not yet staged
@@ -123,9 +123,16 @@ const SequencedSuffix = 10
 // SequencedKey is the key that PutSequenced(prefix, …) wrote at index and
 // ordinal, the ordinal counting a batch's PutSequenced calls from 0.
 func SequencedKey(prefix []byte, index uint64, ordinal uint16) []byte {
-	k := make([]byte, 0, len(prefix)+SequencedSuffix)
-	k = AppendUint64(append(k, prefix...), index)
-	return binary.BigEndian.AppendUint16(k, ordinal)
+	k := make([]byte, len(prefix)+SequencedSuffix)
+	PutSequence(k[copy(k, prefix):], index, ordinal)
+	return k
+}
+
+// PutSequence writes what follows the prefix in a sequenced key to the first
+// SequencedSuffix bytes of dst.
+func PutSequence(dst []byte, index uint64, ordinal uint16) {
+	binary.BigEndian.PutUint64(dst, index)
+	binary.BigEndian.PutUint16(dst[8:], ordinal)
 }
 
 // Sequence reads index and ordinal off the end of a sequenced key.

@@ -50,33 +50,39 @@ type Result struct {
 // Engine stores batches. All methods may be called concurrently.
 type Engine interface {
 	// Submit hands a batch over and returns without waiting for I/O. The
-	// engine calls done exactly once, from a goroutine of its own, in commit
-	// order among batches that succeeded. done must be quick and must not
+	// engine calls done exactly once, from a goroutine of its own (never from
+	// within Submit, so the caller may hold a lock that done takes), in commit
+	// order among batches that succeeded. By then a new Snapshot shows the
+	// batch, or what it conflicted with. done must be quick and must not
 	// block; it may call Submit. The batch belongs to the engine from the call
-	// on. Callers bound how much they have in flight.
+	// on. Batches are applied in the order of their Submit calls. Callers
+	// bound how much they have in flight.
 	Submit(b *Batch, done func(Result))
 
-	// Snapshot returns a consistent view of what is durable now. The caller
-	// closes it, soon: an open snapshot holds back the reclaiming of space.
+	// Snapshot returns a consistent view of what is durable now, without
+	// waiting for I/O. The caller closes it, soon: an open snapshot holds back
+	// the reclaiming of space. After Close its reads report ErrClosed.
 	Snapshot() Snapshot
 
 	// Outcome says what became of a recent batch: its Result, and whether the
-	// engine remembers it. At least the last 65,536 batches are remembered
-	// within one process.
+	// engine remembers it. A batch is remembered from just before its done is
+	// called; at least the last 65,536 are, within one process. A Result with
+	// ErrUnknown is final: only reading the keys can tell.
 	Outcome(ctx context.Context, id ID) (Result, bool, error)
 
 	// Partitions is the number of partitions the store was made with.
 	Partitions() int
 
 	// Size estimates the bytes that keys in [lower, upper) take up, upper nil
-	// meaning no bound.
+	// meaning no bound. It may lag behind recent writes.
 	Size(lower, upper []byte) (uint64, error)
 
 	// Usage reports space taken and left.
 	Usage() Usage
 
 	// Close waits for submitted batches, reports their outcomes and releases
-	// the engine. Later calls report ErrClosed.
+	// the engine. Snapshots are closed before. Later calls report ErrClosed;
+	// closing again does nothing and returns the same.
 	Close() error
 }
 
@@ -95,9 +101,10 @@ type Snapshot interface {
 	// ErrNotFound and revision 0. The value is the caller's.
 	Get(key []byte) ([]byte, Revision, error)
 
-	// Iter returns an iterator over keys in [lower, upper), upper nil meaning
-	// no bound. It stands before the first key. The caller closes it before
-	// the snapshot.
+	// Iter returns an iterator over keys in [lower, upper), nil meaning no
+	// bound. It stands before the first and, equally, after the last key. The
+	// bounds must not change while it is open. The caller closes it before the
+	// snapshot.
 	Iter(lower, upper []byte) Iterator
 
 	// Index is the commit index of the newest batch in view.
@@ -107,8 +114,13 @@ type Snapshot interface {
 }
 
 // Iterator walks keys in ascending (Next) or descending (Prev) order. The
-// first Next goes to the first key, the first Prev to the last. Key and
-// Value are valid until the next call. It is for one goroutine.
+// first Next goes to the first key, the first Prev to the last. SeekGE goes to
+// the first key in the bounds that is not below the given one. A Next or SeekGE
+// that returned false stands after the last key, so that a Prev goes to the
+// last; a Prev that returned false stands before the first, so that a Next goes
+// there. All three return false on an error: ask Err at the end. Key, Value and
+// Revision are for after a true, and valid until the next call. It is for one
+// goroutine.
 type Iterator interface {
 	Next() bool
 	Prev() bool

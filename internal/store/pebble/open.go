@@ -1,0 +1,230 @@
+package pebble
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	pebbledb "github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Sizes chosen for a process that is small while idle. A memtable starts at
+// 256 KiB and grows to its full size under load; four of them, and as much of
+// the log, have to fit into the default reserve.
+const (
+	memTableSize     = 16 << 20
+	memTables        = 4
+	maxOpenFiles     = 500
+	maxManifestBytes = 8 << 20
+)
+
+// Open opens the store in a directory and makes it if there is none. It
+// refuses, with an error that says what to do, a directory that another
+// process has open, that others may read, or that holds another version's
+// store. The caller closes the engine.
+func Open(o Options) (*Engine, error) {
+	onDisk := o.FS == nil
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	if onDisk {
+		dir, err := filepath.Abs(o.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("store directory: %w", err)
+		}
+		o.Dir = dir
+	}
+	if err := makeDir(o.FS, o.Dir, onDisk); err != nil {
+		return nil, err
+	}
+	e := newEngine(o)
+	if err := e.open(); err != nil {
+		return nil, errors.Join(err, e.disk.unlock())
+	}
+	return e, nil
+}
+
+// makeDir makes the directory, durably, and checks who may read it.
+func makeDir(fsys vfs.FS, dir string, onDisk bool) error {
+	var parents []string // of directories that do not exist yet
+	for d := dir; d != fsys.PathDir(d); d = fsys.PathDir(d) {
+		if _, err := fsys.Stat(d); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		parents = append(parents, fsys.PathDir(d))
+	}
+	if err := fsys.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the store's directory: %w", err)
+	}
+	for _, d := range parents {
+		if err := syncDir(fsys, d); err != nil {
+			return fmt.Errorf("make the store's directory: %w", err)
+		}
+	}
+	info, err := fsys.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("store directory: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a directory and cannot hold a store", dir)
+	}
+	if mode := info.Mode().Perm(); onDisk && runtime.GOOS != "windows" && mode&0o077 != 0 {
+		return fmt.Errorf("the store's directory %s has mode %#o and must be open to its owner only: chmod 700 %s", dir, mode, dir)
+	}
+	return nil
+}
+
+func newEngine(o Options) *Engine {
+	e := &Engine{
+		opts:      o,
+		groups:    make(chan *group),
+		committed: make(chan struct{}),
+		settled:   make(chan struct{}),
+		buried:    make(chan struct{}),
+		failed:    make(chan struct{}),
+		stop:      make(chan struct{}),
+		overlay:   newOverlay(),
+	}
+	e.wake.L = &e.mu
+	e.views.idle = make(chan struct{})
+	e.ballast = &ballast{fs: o.FS, dir: o.Dir, size: o.Reserve / 4}
+	e.disk = newDisk(vfs.OnDiskFull(o.FS, func() {
+		if e.ballast.release() {
+			o.Log.Error("the disk is full: the space set aside for this is in use now", "dir", o.Dir)
+		}
+	}))
+	if e.opts.FreeSpace == nil {
+		e.opts.FreeSpace = func() (uint64, error) {
+			u, err := o.FS.GetDiskUsage(o.Dir)
+			return u.AvailBytes, err
+		}
+	}
+	e.space = newSpace(&e.opts, &e.disk.written, e.stop)
+	e.space.used = e.used
+	return e
+}
+
+func (e *Engine) open() error {
+	lock, err := pebbledb.LockDirectory(e.opts.Dir, e.disk)
+	if err != nil {
+		if errors.Is(err, syscall.EAGAIN) || strings.Contains(err.Error(), "held by current process") {
+			return fmt.Errorf("the store in %s is in use by another process", e.opts.Dir)
+		}
+		return fmt.Errorf("lock the store in %s: %w", e.opts.Dir, err)
+	}
+	defer lock.Close() // Pebble has a share in it by then, the directory's own is the disk's
+	exists, err := e.checkFormat()
+	if err != nil {
+		return err
+	}
+	if err := e.openPebble(lock, exists); err != nil {
+		return err
+	}
+	if err := e.start(exists); err != nil {
+		return errors.Join(err, e.guard(e.db.Close))
+	}
+	return nil
+}
+
+// checkFormat reports whether there is a store already. It writes nothing.
+func (e *Engine) checkFormat() (exists bool, err error) {
+	f, exists, err := readFormat(e.opts.FS, e.opts.Dir)
+	if err != nil {
+		return false, err
+	}
+	if exists {
+		return true, f.check(e.opts.Dir, e.opts.Partitions)
+	}
+	// Without a format there may be what is left of a store whose making was
+	// interrupted. It has no tables yet.
+	names, err := e.opts.FS.List(e.opts.Dir)
+	if err != nil {
+		return false, fmt.Errorf("store directory: %w", err)
+	}
+	for _, n := range names {
+		if filepath.Ext(n) == ".sst" {
+			return false, fmt.Errorf("%s has tables but no %s file: it is not a store of this product, or damaged", e.opts.Dir, formatName)
+		}
+	}
+	return false, nil
+}
+
+func (e *Engine) openPebble(lock *pebbledb.Lock, exists bool) error {
+	cache := pebbledb.NewCache(e.opts.CacheBytes)
+	defer cache.Unref() // Pebble holds its own reference
+	po := &pebbledb.Options{
+		FS:                          e.disk,
+		Lock:                        lock,
+		Cache:                       cache,
+		Logger:                      logger{e.opts.Log, e.fail},
+		EventListener:               e.listener(),
+		ErrorIfNotExists:            exists,
+		FormatMajorVersion:          pebbledb.FormatTableFormatV6,
+		MaxOpenFiles:                maxOpenFiles,
+		MaxManifestFileSize:         maxManifestBytes,
+		MemTableSize:                memTableSize,
+		MemTableStopWritesThreshold: memTables,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       40,
+		LBaseMaxBytes:               64 << 20,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+	}
+	for i := range po.Levels {
+		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		// Small tables keep what a compaction needs at a time small.
+		po.TargetFileSizes[i] = min(int64(2<<20)<<i, 16<<20)
+	}
+	err := e.guard(func() error {
+		db, err := pebbledb.Open(e.opts.Dir, po)
+		if err == nil {
+			e.db = db
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("open the store in %s: %w", e.opts.Dir, err)
+	}
+	return nil
+}
+
+// start reads where the store stands and begins to serve.
+func (e *Engine) start(exists bool) error {
+	stored, closer, err := e.db.Get(indexKey)
+	switch {
+	case errors.Is(err, pebbledb.ErrNotFound):
+	case err != nil:
+		return fmt.Errorf("read the commit index: %w", err)
+	case len(stored) != revisionLen:
+		return fmt.Errorf("read the commit index: it has %d bytes", len(stored))
+	default:
+		e.index = binary.BigEndian.Uint64(stored)
+		if err := closer.Close(); err != nil {
+			return fmt.Errorf("read the commit index: %w", err)
+		}
+	}
+	if !exists {
+		if e.index > 0 {
+			return fmt.Errorf("%s has data but no %s file: it is not a store of this product, or damaged", e.opts.Dir, formatName)
+		}
+		if err := writeFormat(e.opts.FS, e.opts.Dir, format{formatVersion, e.opts.Partitions}); err != nil {
+			return err
+		}
+	}
+	e.flushedIndex = e.index
+	e.views.publish(&view{snap: e.db.NewSnapshot(), index: e.index})
+	e.space.room()
+	e.ballast.find()
+	e.disk.space = e.space
+	e.disk.arm(e.fail)
+	go e.commitLoop()
+	go e.settleLoop()
+	go e.buryLoop()
+	return nil
+}

@@ -1,0 +1,258 @@
+package pebble
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	pebbledb "github.com/cockroachdb/pebble/v2"
+
+	"rollcall/internal/store"
+)
+
+// Pebble shows a batch to readers as soon as it is in memory, before its log
+// record is synced. So no reader of ours ever asks Pebble for its present
+// state. The committer takes a Pebble snapshot right after each group, before
+// the next; it is kept back until the group's sync is done and then published
+// as the view that Snapshot hands out. One group is followed by at most one
+// other before it is published, so there are three snapshots of ours at a
+// time, plus those that readers hold. A snapshot costs a lock and a list
+// element, which is small beside a group's sync; making it on demand instead
+// would have to wait for the sync under way.
+
+// views holds the published view and counts who uses one.
+type views struct {
+	mu      sync.Mutex
+	current *view // nil once closed
+	users   int
+	idle    chan struct{} // closed when closed and without users
+
+	// frozen means that the engine has failed: snapshots are not given back,
+	// for a parked goroutine may hold the lock that this takes.
+	frozen atomic.Bool
+}
+
+// view is a Pebble snapshot of which everything is durable.
+type view struct {
+	snap  *pebbledb.Snapshot
+	index uint64
+	refs  int // of views.current and of users; guarded by views.mu
+}
+
+// publish makes a view the current one.
+func (vs *views) publish(v *view) {
+	v.refs = 1
+	vs.mu.Lock()
+	old := vs.current
+	vs.current = v
+	last := old != nil && old.unref()
+	vs.mu.Unlock()
+	if last {
+		vs.drop(old)
+	}
+}
+
+func (vs *views) drop(v *view) {
+	if !vs.frozen.Load() {
+		_ = v.snap.Close() // it has no errors
+	}
+}
+
+// acquire returns the current view, or nil if the engine is closed.
+func (vs *views) acquire() *view {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	if vs.current != nil {
+		vs.current.refs++
+		vs.users++
+	}
+	return vs.current
+}
+
+// release gives back what acquire returned.
+func (vs *views) release(v *view) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	if v.unref() {
+		vs.mu.Unlock()
+		vs.drop(v)
+		vs.mu.Lock()
+	}
+	// Only now may the engine be closed. There is one last user after
+	// closing, for nobody becomes one any more.
+	vs.users--
+	if vs.current == nil && vs.users == 0 {
+		close(vs.idle)
+	}
+}
+
+func (v *view) unref() bool {
+	v.refs--
+	return v.refs == 0
+}
+
+// snapshot is one reader's hold on a view. It implements store.Snapshot.
+type snapshot struct {
+	views  *views
+	view   *view // nil if the engine was closed
+	closed atomic.Bool
+}
+
+var errSnapshotClosed = fmt.Errorf("%w: this snapshot is", store.ErrClosed)
+
+func (s *snapshot) err() error {
+	switch {
+	case s.view == nil:
+		return store.ErrClosed
+	case s.closed.Load():
+		return errSnapshotClosed
+	}
+	return nil
+}
+
+func (s *snapshot) Index() uint64 {
+	if s.view == nil {
+		return 0
+	}
+	return s.view.index
+}
+
+// Close is idempotent.
+func (s *snapshot) Close() {
+	if s.view != nil && !s.closed.Swap(true) {
+		s.views.release(s.view)
+	}
+}
+
+func (s *snapshot) Get(key []byte) ([]byte, store.Revision, error) {
+	if err := s.err(); err != nil {
+		return nil, 0, err
+	}
+	if bytes.Compare(key, firstKey) < 0 {
+		return nil, 0, store.ErrNotFound
+	}
+	stored, closer, err := s.view.snap.Get(key)
+	if errors.Is(err, pebbledb.ErrNotFound) {
+		return nil, 0, store.ErrNotFound
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("read a key: %w", err)
+	}
+	defer closer.Close()
+	rev, value, err := splitValue(stored)
+	return bytes.Clone(value), rev, err
+}
+
+func (s *snapshot) Iter(lower, upper []byte) store.Iterator {
+	if err := s.err(); err != nil {
+		return &iterator{err: err}
+	}
+	if bytes.Compare(lower, firstKey) < 0 {
+		lower = firstKey
+	}
+	if upper != nil && bytes.Compare(lower, upper) >= 0 {
+		return &iterator{} // empty
+	}
+	it, err := s.view.snap.NewIter(&pebbledb.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return &iterator{err: fmt.Errorf("read a range: %w", err)}
+	}
+	return &iterator{it: it}
+}
+
+// iterator implements store.Iterator. Without a Pebble iterator it is empty.
+type iterator struct {
+	it     *pebbledb.Iterator
+	placed bool
+	value  []byte
+	rev    store.Revision
+	err    error
+}
+
+func (i *iterator) Next() bool {
+	switch {
+	case i.it == nil || i.err != nil:
+		return false
+	case i.placed:
+		return i.load(i.it.Next())
+	}
+	i.placed = true
+	return i.load(i.it.First())
+}
+
+func (i *iterator) Prev() bool {
+	switch {
+	case i.it == nil || i.err != nil:
+		return false
+	case i.placed:
+		return i.load(i.it.Prev())
+	}
+	i.placed = true
+	return i.load(i.it.Last())
+}
+
+func (i *iterator) SeekGE(key []byte) bool {
+	if i.it == nil || i.err != nil {
+		return false
+	}
+	i.placed = true
+	return i.load(i.it.SeekGE(key))
+}
+
+func (i *iterator) load(ok bool) bool {
+	i.value, i.rev = nil, 0
+	if !ok {
+		return false
+	}
+	stored, err := i.it.ValueAndErr()
+	if err == nil {
+		i.rev, i.value, err = splitValue(stored)
+	}
+	if err != nil {
+		i.err = fmt.Errorf("read a range: %w", err)
+	}
+	return err == nil
+}
+
+func (i *iterator) Key() []byte              { return i.it.Key() }
+func (i *iterator) Value() []byte            { return i.value }
+func (i *iterator) Revision() store.Revision { return i.rev }
+
+func (i *iterator) Err() error {
+	if i.err != nil || i.it == nil {
+		return i.err
+	}
+	return i.it.Error()
+}
+
+func (i *iterator) Close() error {
+	if i.it == nil {
+		return i.err
+	}
+	it := i.it
+	i.it = nil
+	return errors.Join(i.err, it.Close())
+}
+
+// revisionLen is the length of the revision that precedes each stored value.
+const revisionLen = 8
+
+// firstKey is the first key that is not the engine's own.
+var firstKey = []byte{store.Config, byte(store.TableEngine) + 1}
+
+// indexKey holds the commit index, written with every group.
+var indexKey = []byte{store.Config, byte(store.TableEngine), 'i'}
+
+func splitValue(stored []byte) (store.Revision, []byte, error) {
+	if len(stored) < revisionLen {
+		return 0, nil, fmt.Errorf("a value of %d bytes has no revision", len(stored))
+	}
+	return store.Revision(binary.BigEndian.Uint64(stored)), stored[revisionLen:], nil
+}
+
+// lastKey is above every key of a size that occurs.
+var lastKey = slices.Repeat([]byte{0xFF}, 1<<10)
