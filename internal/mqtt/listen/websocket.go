@@ -273,6 +273,15 @@ func (c *wsConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// CloseWrite sends a close frame and closes our side of the connection.
+func (c *wsConn) CloseWrite() error {
+	err := c.write(ws.OpClose, ws.NewCloseFrameBody(ws.StatusNormalClosure, ""))
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && err == nil {
+		return half.CloseWrite()
+	}
+	return err
+}
+
 // Close implements net.Conn. It sends a close frame if none went before.
 func (c *wsConn) Close() error {
 	if c.mu.TryLock() { // else a write is stuck, and closing ends it

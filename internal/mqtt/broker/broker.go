@@ -1,0 +1,253 @@
+// Package broker is everything of MQTT that moves: it drives a session state
+// machine per connection, hands out messages between connected clients, asks
+// who may connect, and tells presence who came and who went.
+//
+// It knows neither events nor registries: it declares what it needs of them
+// (Gatekeeper, Presence). A CONNACK leaves only after Presence has called
+// back; no lock is held across I/O or across a call to either.
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rollcall/internal/clock"
+	"rollcall/internal/disconnect"
+	"rollcall/internal/mqtt/listen"
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/topic"
+)
+
+// Credentials are what a client shows at CONNECT.
+type Credentials struct {
+	ClientID string
+	UserName string
+	HasUser  bool
+	Password []byte // nil: none
+	Info     listen.Info
+}
+
+// Identity is a client that may connect.
+type Identity struct {
+	AuthenticationName string
+	Method             string    // how it was proved: "certificate", "thumbprint", "password", "anonymous"
+	ExpiresAt          time.Time // when the proof ends; zero: never
+	ExpiryDetail       string    // what ends then
+	// Standing reports whether the client would still be let in, or why not:
+	// an error whose text is evidence. It is asked after the registry has
+	// changed, must not block, and may be nil.
+	Standing func() error
+}
+
+// Refusal is why a client may not connect.
+type Refusal struct {
+	Code packet.ReasonCode // for CONNACK
+	Text string            // for the log; the client is told the code only
+}
+
+// Error implements error.
+func (r *Refusal) Error() string { return r.Code.String() + ": " + r.Text }
+
+// Gatekeeper decides who may connect. Its methods may be called concurrently.
+type Gatekeeper interface {
+	// Admit judges a CONNECT. It may block until ctx ends. The error is a
+	// *Refusal, or else a fault of the server.
+	Admit(ctx context.Context, c Credentials) (Identity, error)
+}
+
+// Claim is a connection that wants to hold a session.
+type Claim struct {
+	Realm     string
+	Session   string
+	Owner     string
+	Protocol  string
+	Transport string
+	Remote    string
+	Method    string
+	Conn      Connection
+}
+
+// Connection is what Presence may do with a connection. The methods do not
+// block.
+type Connection interface {
+	Freeze()
+	Unfreeze()
+	// Evict ends the connection because its session was taken over, durably.
+	// evidence says by whom.
+	Evict(evidence disconnect.Evidence)
+	Gone() bool
+}
+
+// Hold is a connection's tenure of its session.
+type Hold interface {
+	// Release ends it. It returns at once and is never lost.
+	Release(r disconnect.Reason, v disconnect.Evidence)
+}
+
+// Reasons of Presence for turning a claim down. Others are faults.
+var (
+	ErrOwned = errors.New("the session belongs to another client")
+	ErrBusy  = errors.New("too many connects of this session at once")
+	ErrFull  = errors.New("storage is full")
+	ErrGone  = errors.New("the connection is gone")
+)
+
+// Presence numbers sessions and makes their comings and goings durable.
+type Presence interface {
+	// Claim calls done exactly once: with a hold once the client's coming is
+	// durable, or with an error. done does not block.
+	Claim(c Claim, done func(Hold, error))
+}
+
+// Options configure a Broker. Gatekeeper, Presence and Session are required.
+type Options struct {
+	Gatekeeper Gatekeeper
+	Presence   Presence
+	Session    session.Config
+	Clock      clock.Clock
+	Log        *slog.Logger
+	// NewClientID makes client ids for clients that send none. Default "auto-"
+	// and a random UUID.
+	NewClientID func() string
+	// AdmitTimeout bounds the Gatekeeper's judgement. Default 10 s.
+	AdmitTimeout time.Duration
+	// WriteTimeout is how long a client may take to accept bytes before it
+	// counts as lost. Default 30 s.
+	WriteTimeout time.Duration
+	// OutputBytes is how much may wait for a client that reads slowly before
+	// QoS 0 messages to it are dropped and QoS 1 ones queue. Default 1 MiB.
+	OutputBytes int
+}
+
+// Broker serves MQTT connections. Its methods may be called concurrently.
+type Broker struct {
+	opts    Options
+	cfg     session.Config
+	tree    *topic.Tree[*conn, grant]
+	metrics *metrics
+
+	mu       sync.Mutex
+	conns    map[*conn]struct{}
+	byName   map[sessionName]*conn // the newest that was admitted
+	draining bool
+}
+
+type sessionName struct{ realm, id string }
+
+// New returns a Broker.
+func New(o Options) (*Broker, error) {
+	if o.Gatekeeper == nil || o.Presence == nil {
+		return nil, errors.New("broker: Gatekeeper and Presence are required")
+	}
+	if o.Clock == nil {
+		o.Clock = clock.System{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.NewClientID == nil {
+		o.NewClientID = func() string { return "auto-" + uuid.NewString() }
+	}
+	if o.AdmitTimeout <= 0 {
+		o.AdmitTimeout = 10 * time.Second
+	}
+	if o.WriteTimeout <= 0 {
+		o.WriteTimeout = 30 * time.Second
+	}
+	if o.OutputBytes <= 0 {
+		o.OutputBytes = 1 << 20
+	}
+	b := &Broker{
+		opts: o, cfg: o.Session, tree: topic.NewTree[*conn, grant](), metrics: newMetrics(),
+		conns: make(map[*conn]struct{}), byName: make(map[sessionName]*conn),
+	}
+	b.cfg.NewClientID = o.NewClientID
+	return b, nil
+}
+
+// enter registers a connection, or reports that the broker is shutting down.
+func (b *Broker) enter(c *conn) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.draining {
+		return false
+	}
+	b.conns[c] = struct{}{}
+	return true
+}
+
+func (b *Broker) leave(c *conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.conns, c)
+	if b.byName[c.name] == c {
+		delete(b.byName, c.name)
+	}
+}
+
+// all returns the connections that f selects.
+func (b *Broker) all(f func(*conn) bool) []*conn {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var found []*conn
+	for c := range b.conns {
+		if f(c) {
+			found = append(found, c)
+		}
+	}
+	return found
+}
+
+// Reconsider asks about every client that is connected or connecting whether
+// it still may, after the registry has changed, and ends those that may not
+// with ClientAuthenticationError. It returns how many it ended.
+func (b *Broker) Reconsider() int {
+	n := 0
+	for _, c := range b.all(func(c *conn) bool { return true }) {
+		if c.reconsider() {
+			n++
+		}
+	}
+	return n
+}
+
+// End ends the connection that holds a session on an operator's behalf
+// (DISCONNECT 0x98, ServerInitiatedDisconnect). It reports whether there was
+// one.
+func (b *Broker) End(realm, id, why string) bool {
+	b.mu.Lock()
+	c := b.byName[sessionName{realm, id}]
+	b.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	detail := "an operator ended the session"
+	if why != "" {
+		detail += ": " + why
+	}
+	return c.close(session.Ending{
+		Reason:   disconnect.ServerInitiatedDisconnect,
+		Evidence: disconnect.Evidence{Kind: disconnect.Operator, Detail: detail},
+	}, packet.AdministrativeAction)
+}
+
+// Shutdown ends every connection (DISCONNECT 0x8B, ServerInitiatedDisconnect)
+// and lets no new one in. It returns at once; the connections end by
+// themselves.
+func (b *Broker) Shutdown() {
+	b.mu.Lock()
+	b.draining = true
+	b.mu.Unlock()
+	for _, c := range b.all(func(c *conn) bool { return true }) {
+		c.close(session.Ending{
+			Reason:   disconnect.ServerInitiatedDisconnect,
+			Evidence: disconnect.Evidence{Kind: disconnect.Operator, Detail: "the server is shutting down"},
+		}, packet.ServerShuttingDown)
+	}
+}

@@ -1,0 +1,52 @@
+package broker
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rollcall/internal/mqtt/packet"
+)
+
+type metrics struct {
+	connects  *prometheus.CounterVec
+	dropped   *prometheus.CounterVec
+	published *prometheus.CounterVec
+	panics    prometheus.Counter
+	in, out   [16]prometheus.Counter // by packet type
+	packets   *prometheus.CounterVec
+}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		connects: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rollcall_mqtt_connects_total", Help: "CONNECT packets judged, by result."}, []string{"result"}),
+		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rollcall_mqtt_messages_dropped_total", Help: "Messages not sent to a subscriber, by reason."}, []string{"reason"}),
+		published: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rollcall_mqtt_messages_published_total", Help: "Messages accepted from clients, by QoS."}, []string{"qos"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rollcall_mqtt_connection_faults_total", Help: "Connections ended by a fault inside the server."}),
+		packets: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rollcall_mqtt_packets_total", Help: "MQTT packets, by direction and type."}, []string{"direction", "type"}),
+	}
+	for t := packet.CONNECT; t <= packet.AUTH; t++ {
+		m.in[t] = m.packets.WithLabelValues("in", t.String())
+		m.out[t] = m.packets.WithLabelValues("out", t.String())
+	}
+	m.in[0], m.out[0] = m.in[packet.AUTH], m.out[packet.AUTH] // no such type
+	return m
+}
+
+func (m *metrics) received(t packet.Type) prometheus.Counter { return m.in[t&15] }
+func (m *metrics) sent(t packet.Type) prometheus.Counter     { return m.out[t&15] }
+
+// Register adds the broker's metrics to r.
+func (b *Broker) Register(r prometheus.Registerer) error {
+	m := b.metrics
+	subs := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "rollcall_mqtt_subscriptions", Help: "MQTT subscriptions of connected clients."},
+		func() float64 { return float64(b.tree.Len()) })
+	return errors.Join(r.Register(m.connects), r.Register(m.dropped), r.Register(m.published),
+		r.Register(m.panics), r.Register(m.packets), r.Register(subs))
+}

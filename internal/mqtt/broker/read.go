@@ -1,0 +1,196 @@
+package broker
+
+import (
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"rollcall/internal/mqtt/listen"
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/mqtt/session"
+)
+
+// burst is what a reader needs while bytes flow. An idle connection has none.
+type burst struct {
+	buf     []byte
+	publish packet.Publish
+	puback  packet.Puback
+}
+
+const (
+	burstBytes = 4 << 10
+	keepBytes  = 64 << 10 // larger buffers are not kept in the pool
+)
+
+var bursts = sync.Pool{New: func() any { return &burst{buf: make([]byte, burstBytes)} }}
+
+func putBurst(r *burst) {
+	if cap(r.buf) <= keepBytes {
+		r.buf = r.buf[:cap(r.buf)]
+		r.publish = packet.Publish{}
+		bursts.Put(r)
+	}
+}
+
+// read acts on what arrives until the transport or the session ends.
+func (c *conn) read() {
+	wait := waiter(c.nc)
+	for {
+		r, n, err := wait()
+		if n > 0 {
+			err = c.burst(r, n, err)
+		}
+		if r != nil {
+			putBurst(r)
+		}
+		if err != nil {
+			c.lost(err)
+			return
+		}
+		c.flush()
+	}
+}
+
+var errEnded = errors.New("broker: the session has ended")
+
+// burst handles the n bytes in r and whatever it takes to complete the last
+// packet.
+func (c *conn) burst(r *burst, n int, readErr error) error {
+	have := n // bytes in r.buf that are not handled
+	for {
+		used, err := c.packets(r, r.buf[:have])
+		if err != nil {
+			return err
+		}
+		copy(r.buf, r.buf[used:have])
+		have -= used
+		if readErr != nil {
+			return readErr
+		}
+		if have == 0 {
+			return nil
+		}
+		c.flush() // what was answered so far must not wait for the rest
+		if have == len(r.buf) {
+			r.buf = append(r.buf, make([]byte, len(r.buf))...)
+		}
+		n, readErr = c.nc.Read(r.buf[have:])
+		have += n
+	}
+}
+
+// packets handles the whole packets at the beginning of data and returns how
+// many bytes they took.
+func (c *conn) packets(r *burst, data []byte) (used int, err error) {
+	for {
+		for ch := c.frozen(); ch != nil; ch = c.frozen() {
+			<-ch
+		}
+		n, err := packet.Frame(data[used:], c.b.cfg.MaximumPacketSize)
+		if err == nil && n == 0 {
+			return used, nil
+		}
+		in := session.Input{Kind: session.Received}
+		if err == nil {
+			in.Packet, err = c.decode(r, data[used:used+n])
+		}
+		if err != nil {
+			in.Kind = session.Garbled
+			if !errors.As(err, &in.Err) {
+				in.Err = &packet.Error{Code: packet.MalformedPacket, Message: err.Error()}
+			}
+		} else {
+			c.b.metrics.received(in.Packet.Type()).Inc()
+		}
+		c.step(in)
+		c.mu.Lock()
+		over := c.s.Ended()
+		c.mu.Unlock()
+		if over {
+			return used, errEnded
+		}
+		used += n
+	}
+}
+
+// decode uses r's structs for the packets that come often.
+func (c *conn) decode(r *burst, frame []byte) (packet.Packet, error) {
+	v := c.s.Version() // changed by CONNECT only, on this goroutine
+	switch packet.TypeOf(frame[0]) {
+	case packet.PUBLISH:
+		return &r.publish, r.publish.Decode(v, frame)
+	case packet.PUBACK:
+		return &r.puback, r.puback.Decode(v, frame)
+	}
+	return packet.Decode(v, frame)
+}
+
+// lost settles the end of the transport.
+func (c *conn) lost(err error) {
+	if errors.Is(err, errEnded) {
+		c.flush() // says good-bye once everything is written
+		c.linger()
+	}
+	c.mu.Lock()
+	c.gone = true
+	c.mu.Unlock()
+	c.step(session.Input{Kind: session.Lost, Ending: ending(err)})
+	c.nc.Close()
+}
+
+// lingerBytes bounds what is read and thrown away after good-bye.
+const lingerBytes = 1 << 20
+
+// linger reads until the client has closed its side, within bounds: closing
+// with bytes unread would reset the connection, and the client might never see
+// our last packet.
+func (c *conn) linger() {
+	r := bursts.Get().(*burst)
+	defer putBurst(r)
+	if c.nc.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
+		return
+	}
+	for n := 0; n < lingerBytes; {
+		m, err := c.nc.Read(r.buf)
+		if err != nil {
+			return
+		}
+		n += m
+	}
+}
+
+// ending says what an error of the transport means.
+func ending(err error) session.Ending {
+	var known *listen.Ending
+	switch {
+	case errors.As(err, &known):
+		return session.Ending{Reason: known.Reason, Evidence: known.Evidence}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return lostByClient
+	}
+	e := lostByClient
+	switch {
+	case errors.Is(err, syscall.ECONNRESET):
+		e.Evidence.Detail = "the connection was reset"
+	case errors.Is(err, syscall.EPIPE):
+		e.Evidence.Detail = "the connection was closed while writing"
+	case errors.Is(err, syscall.ETIMEDOUT):
+		e.Evidence.Detail = "the connection timed out in the network"
+	default:
+		var op *net.OpError
+		if errors.As(err, &op) {
+			err = op.Err // without addresses
+		}
+		e.Evidence.Detail = "the connection failed: " + err.Error()
+	}
+	return e
+}
+
+func stack() string {
+	buf := make([]byte, 8<<10)
+	return string(buf[:runtime.Stack(buf, false)])
+}
