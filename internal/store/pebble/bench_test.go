@@ -1,7 +1,6 @@
 package pebble_test
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 	"sync"
@@ -54,5 +53,3 @@ func BenchmarkCommit(b *testing.B) {
 		})
 	}
 }
-
-var _ = context.Background

@@ -142,6 +142,9 @@ func (e *Engine) write(g *group) error {
 			return fmt.Errorf("stage a batch: %w", err)
 		}
 	}
+	if err := e.endLookups(); err != nil {
+		return fmt.Errorf("read required keys: %w", err)
+	}
 	e.counts.groups.Add(1)
 	g.applied.Store(true)
 	if e.index == first {
@@ -204,18 +207,51 @@ func (e *Engine) revision(key []byte) (store.Revision, error) {
 	if rev, ok := e.overlay.revision(key); ok {
 		return rev, nil
 	}
-	stored, closer, err := e.db.Get(key)
-	if errors.Is(err, pebbledb.ErrNotFound) {
-		return 0, nil
-	}
+	rev, err := e.stored(key)
 	if err != nil {
 		return 0, fatalError{fmt.Errorf("read a required key: %w", err)}
 	}
-	rev, _, err := splitValue(stored)
-	if err := errors.Join(err, closer.Close()); err != nil {
-		return 0, fatalError{fmt.Errorf("read a required key: %w", err)}
-	}
 	return rev, nil
+}
+
+// lookups are reads of single keys. Most keys that are required are required
+// to be absent; the filters of the lowest level, which holds nearly all data
+// and whose filters Pebble passes over by default, answer that without reading
+// a block.
+var lookups = &pebbledb.IterOptions{UseL6Filters: true}
+
+// stored returns the revision that a key has in Pebble, 0 if it has none. It
+// keeps one iterator for the whole group.
+func (e *Engine) stored(key []byte) (store.Revision, error) {
+	if e.lookup == nil {
+		it, err := e.db.NewIter(lookups)
+		if err != nil {
+			return 0, err
+		}
+		e.lookup = it
+	}
+	if !e.lookup.SeekPrefixGE(key) {
+		return 0, e.lookup.Error()
+	}
+	if !bytes.Equal(e.lookup.Key(), key) {
+		return 0, nil
+	}
+	value, err := e.lookup.ValueAndErr()
+	if err != nil {
+		return 0, err
+	}
+	rev, _, err := splitValue(value)
+	return rev, err
+}
+
+// endLookups is for the end of a group: the next one must see this one.
+func (e *Engine) endLookups() error {
+	it := e.lookup
+	if it == nil {
+		return nil
+	}
+	e.lookup = nil
+	return it.Close()
 }
 
 // enter brings the overlay up to the batches of g judged so far. It is put off

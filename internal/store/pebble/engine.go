@@ -66,6 +66,7 @@ type Engine struct {
 	overlay      *overlay
 	entered      int // results of the group at hand that the overlay knows
 	room         room
+	lookup       *pebbledb.Iterator
 	flushedAt    time.Time
 	flushedIndex uint64
 }

@@ -19,10 +19,14 @@ import (
 // 256 KiB and grows to its full size under load; four of them, and as much of
 // the log, have to fit into the default reserve.
 const (
-	memTableSize     = 16 << 20
-	memTables        = 4
-	maxOpenFiles     = 500
-	maxManifestBytes = 8 << 20
+	memTableSize = 8 << 20
+	memTables    = 4
+
+	// Pebble takes memtables off its cache; what is meant to be cache is what
+	// is left when one is being filled and one being written.
+	cacheForMemTables = 2 * memTableSize
+	maxOpenFiles      = 500
+	maxManifestBytes  = 8 << 20
 )
 
 // Open opens the store in a directory and makes it if there is none. It
@@ -157,7 +161,7 @@ func (e *Engine) checkFormat() (exists bool, err error) {
 }
 
 func (e *Engine) openPebble(lock *pebbledb.Lock, exists bool) error {
-	cache := pebbledb.NewCache(e.opts.CacheBytes)
+	cache := pebbledb.NewCache(e.opts.CacheBytes + cacheForMemTables)
 	defer cache.Unref() // Pebble holds its own reference
 	po := &pebbledb.Options{
 		FS:                          e.disk,
