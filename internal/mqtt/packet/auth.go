@@ -16,7 +16,8 @@ const authProps = 1<<propAuthenticationMethod | 1<<propAuthenticationData | 1<<p
 func (*Auth) Type() Type { return AUTH }
 
 // Decode reads an AUTH. For 3.1.1, where its type is reserved, it is
-// malformed. The shortest form, without a body, is Success without a method.
+// malformed. Only Success without any properties may lack the method, as it may
+// lack a body.
 func (a *Auth) Decode(v Version, frame []byte) error {
 	*a = Auth{UserProperties: a.UserProperties[:0]}
 	_, r := open(frame, AUTH)
@@ -31,6 +32,7 @@ func (a *Auth) Decode(v Version, frame []byte) error {
 		r.fail(protocolError("MQTT-3.15.2-1", "the reason code does not belong in the packet"))
 	}
 	b := r.block()
+	bare := len(b.b) == 0 && a.ReasonCode == Success
 	for {
 		id, ok := b.next(authProps, 1<<propUserProperty)
 		if !ok {
@@ -47,7 +49,7 @@ func (a *Auth) Decode(v Version, frame []byte) error {
 			a.UserProperties = b.userProperty(a.UserProperties)
 		}
 	}
-	if a.AuthenticationMethod == "" {
+	if a.AuthenticationMethod == "" && !bare {
 		b.fail(protocolError("3.15.2.2.2", "there is no Authentication Method"))
 	}
 	r.leave(&b)
