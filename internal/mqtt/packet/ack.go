@@ -17,7 +17,7 @@ const ackProps = 1<<propReasonString | 1<<propUserProperty
 
 func (a *Ack) decode(t Type, v Version, frame []byte) error {
 	old := a.ReasonString
-	*a = Ack{UserProperties: a.UserProperties[:0]}
+	*a = Ack{UserProperties: reuse(a.UserProperties)}
 	_, r := open(frame, t)
 	a.PacketID = r.packetID()
 	if v != V5 || len(r.b) == 0 { // Remaining Length 2 is Success

@@ -19,7 +19,7 @@ func (*Auth) Type() Type { return AUTH }
 // malformed. Only Success without any properties may lack the method, as it may
 // lack a body.
 func (a *Auth) Decode(v Version, frame []byte) error {
-	*a = Auth{UserProperties: a.UserProperties[:0]}
+	*a = Auth{UserProperties: reuse(a.UserProperties)}
 	_, r := open(frame, AUTH)
 	if v != V5 {
 		r.fail(malformed("3.1.1 2.2.1", "packet type 15 is reserved"))

@@ -19,7 +19,7 @@ func (*Disconnect) Type() Type { return DISCONNECT }
 
 // Decode reads a DISCONNECT of version v.
 func (d *Disconnect) Decode(v Version, frame []byte) error {
-	*d = Disconnect{UserProperties: d.UserProperties[:0]}
+	*d = Disconnect{UserProperties: reuse(d.UserProperties)}
 	_, r := open(frame, DISCONNECT)
 	if v != V5 || len(r.b) == 0 { // Remaining Length 0 is Normal disconnection
 		return r.end()

@@ -123,3 +123,17 @@ func checkVersion(v Version) *Error {
 	}
 	return nil
 }
+
+// maxReuse is the capacity up to which a slice of a packet is used again.
+const maxReuse = 64
+
+// reuse empties a slice of a struct that is decoded into again. It forgets
+// what the elements point to, and the whole slice if one unusual packet made
+// it large, so that a reused struct holds no frames and little memory.
+func reuse[T any](s []T) []T {
+	if cap(s) > maxReuse {
+		return nil
+	}
+	clear(s)
+	return s[:0]
+}

@@ -3,100 +3,10 @@ package packet
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 )
-
-func TestFrame(t *testing.T) {
-	for _, tt := range versions {
-		for _, vec := range loadVectors(t, tt.file) {
-			for n := range len(vec.wire) {
-				if got, err := Frame(vec.wire[:n], 0); got != 0 || err != nil {
-					t.Errorf("%s: Frame of %d bytes of %d: got %d, %v", vec.name, n, len(vec.wire), got, err)
-				}
-			}
-			two := append(bytes.Clone(vec.wire), 0x00)
-			if got, err := Frame(two, uint32(len(vec.wire))); got != len(vec.wire) || err != nil {
-				t.Errorf("%s: Frame with more behind: got %d, %v, want %d", vec.name, got, err, len(vec.wire))
-			}
-		}
-	}
-}
-
-func TestFrameRefusesEarly(t *testing.T) {
-	for _, tt := range []struct {
-		wire string
-		max  uint32
-		want string // code and clause, or empty for "more bytes"
-	}{
-		{"00", 0, "0x81 2.1.2"},
-		{"0F", 0, "0x81 2.1.2"},
-		{"36", 0, "0x81 MQTT-3.3.1-4"},
-		{"38", 0, "0x81 MQTT-3.3.1-2"},
-		{"3F", 0, "0x81 MQTT-3.3.1-4"},
-		{"60", 0, "0x81 MQTT-3.6.1-1"},
-		{"63", 0, "0x81 MQTT-3.6.1-1"},
-		{"81", 0, "0x81 MQTT-3.8.1-1"},
-		{"A3", 0, "0x81 MQTT-3.10.1-1"},
-		{"E2", 0, "0x81 MQTT-3.14.1-1"},
-		{"F1", 0, "0x81 MQTT-3.15.1-1"},
-		{"4F", 0, "0x81 MQTT-2.1.3-1"},
-		{"3D", 0, ""},
-		{"30 FF FF FF", 0, ""},
-		{"30 FF FF FF FF", 0, "0x81 1.5.5"},
-		{"30 FF FF FF 7F", 0, ""},
-		{"30 FF FF FF 7F", MaxFrameSize, ""},
-		{"30 FF FF FF 7F", MaxFrameSize - 1, "0x95 MQTT-3.2.2-15"},
-		{"30 81 00", 0, "0x81 MQTT-1.5.5-1"},
-		{"30 80 80 80 00", 0, "0x81 MQTT-1.5.5-1"},
-		{"30 7E", 128, ""},
-		{"30 7F", 128, "0x95 MQTT-3.2.2-15"},
-		{"30 FF", 2, ""},
-		{"C0 01", 0, "0x81 3.12.1"},
-	} {
-		got := ""
-		n, err := Frame(parseWire(t, tt.wire), tt.max)
-		if e, ok := err.(*Error); ok {
-			got = fmt.Sprintf("0x%02X %s", uint8(e.Code), e.Clause)
-		}
-		if n != 0 || got != tt.want {
-			t.Errorf("Frame(%s, %d): got %d, %q, want %q", tt.wire, tt.max, n, got, tt.want)
-		}
-	}
-}
-
-// TestLongLengths covers every size of Remaining Length and Property Length.
-func TestLongLengths(t *testing.T) {
-	text := []byte(strings.Repeat("x", 60000))
-	for _, size := range []int{0, 100, 115, 116, 121, 122, 123, 130, 16000, 16367, 16368, 16373, 16374, 16375, 16380, 59000, 1 << 21, 1<<21 + 20000} {
-		var props []UserProperty
-		for left := size; left > 0; left -= len(text) {
-			props = append(props, UserProperty{Name: []byte("k"), Value: text[:min(left, len(text))]})
-		}
-		for _, p := range []Packet{
-			&Publish{Topic: []byte("t"), UserProperties: props},
-			&Publish{Topic: []byte("t"), QoS: QoS1, PacketID: 3, Payload: bytes.Repeat([]byte{7}, size+1)},
-			&Puback{PacketID: 1, UserProperties: props},
-			&Connect{Version: V5, ReceiveMaximum: 65535, ClientID: "c", UserProperties: props},
-			&Disconnect{UserProperties: props},
-		} {
-			wire, err := p.AppendTo(nil, V5)
-			if err != nil {
-				t.Fatalf("%s of %d: %v", p.Type(), size, err)
-			}
-			if n, err := Frame(wire, 0); n != len(wire) || err != nil {
-				t.Errorf("%s of %d: Frame got %d, %v, want %d", p.Type(), size, n, err, len(wire))
-			}
-			got, err := Decode(V5, wire)
-			if err != nil || dump(got) != dump(p) {
-				t.Errorf("%s of %d: did not come back: %v", p.Type(), size, err)
-			}
-		}
-	}
-}
 
 func TestEncodersRefuse(t *testing.T) {
 	long := strings.Repeat("x", 65536)
@@ -276,43 +186,6 @@ func TestCloneSharesNothing(t *testing.T) {
 	}
 }
 
-// TestAppendingToAliasKeepsFrame appends to what Decode returned: the bytes
-// behind it in the frame must not change.
-func TestAppendingToAliasKeepsFrame(t *testing.T) {
-	wire := parseWire(t, `32 1B "a/b" 00 01 0A 09 00 02 AA BB 03 "ct" 'payload'`)
-	wire[1] = byte(len(wire) - 2)
-	kept := bytes.Clone(wire)
-	var p Publish
-	if err := p.Decode(V5, wire); err != nil {
-		t.Fatal(err)
-	}
-	for _, b := range [][]byte{p.Topic, p.CorrelationData, p.ContentType, p.Payload} {
-		_ = append(b, 0xEE)
-	}
-	if !bytes.Equal(wire, kept) {
-		t.Errorf("got % X, want % X", wire, kept)
-	}
-}
-
-func TestCheckPayloadFormat(t *testing.T) {
-	for _, tt := range []struct {
-		format  Optional[uint8]
-		payload string
-		want    ReasonCode
-	}{
-		{Some[uint8](1), "é\x00", Success},
-		{Some[uint8](1), "", Success},
-		{Some[uint8](1), "\xff", PayloadFormatInvalid},
-		{Some[uint8](0), "\xff", Success},
-		{Optional[uint8]{}, "\xff", Success},
-	} {
-		p := Publish{PayloadFormatIndicator: tt.format, Payload: []byte(tt.payload)}
-		if got := CodeOf(p.CheckPayloadFormat()); got != tt.want {
-			t.Errorf("%+v %q: got %s, want %s", tt.format, tt.payload, got, tt.want)
-		}
-	}
-}
-
 func TestRoles(t *testing.T) {
 	clientOnly := []Packet{&Connect{}, &Subscribe{}, &Unsubscribe{}, &Pingreq{},
 		&Disconnect{ReasonCode: DisconnectWithWillMessage}, &Disconnect{SessionExpiryInterval: Some[uint32](0)},
@@ -346,49 +219,5 @@ func TestValidText(t *testing.T) {
 		if got := ValidText([]byte(s)); got != want {
 			t.Errorf("ValidText(%.20q): got %v", s, got)
 		}
-	}
-}
-
-func TestShare(t *testing.T) {
-	p := Publish{Dup: true, QoS: QoS1, PacketID: 77, Topic: []byte("a/b"), Payload: []byte("payload"),
-		MessageExpiryInterval: Some[uint32](500), PayloadFormatIndicator: Some[uint8](1),
-		SubscriptionIdentifiers: []uint32{200}, UserProperties: []UserProperty{{Name: []byte("k"), Value: bytes.Repeat([]byte("v"), 200)}}}
-	for _, v := range []Version{V311, V5} {
-		for _, qos := range []QoS{QoS0, QoS1, QoS2} {
-			for _, expires := range []bool{true, false} {
-				p.QoS, p.MessageExpiryInterval.Set = qos, expires
-				s, err := Share(v, &p)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if ttl, ok := s.MessageExpiryInterval(); ok != (expires && v == V5) || ok && ttl != 500 {
-					t.Errorf("MessageExpiryInterval: got %d %v", ttl, ok)
-				}
-				for _, dup := range []bool{false, true} {
-					want := p
-					want.Dup, want.PacketID, want.MessageExpiryInterval.Value = dup && qos > 0, 0x1234, 99
-					if qos == 0 {
-						want.PacketID = 0
-					}
-					wire, err := want.AppendTo([]byte("x"), v)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if got := s.AppendTo([]byte("x"), 0x1234, dup, 99); !bytes.Equal(got, wire) {
-						t.Errorf("%s QoS %d expires %v dup %v:\ngot  % X\nwant % X", v, qos, expires, dup, got, wire)
-					}
-					head := s.AppendHead(nil, 0x1234, dup, 99)
-					if got := slices.Concat([]byte("x"), head, s.Payload()); !bytes.Equal(got, wire) || len(head) != s.Head() || s.Len() != len(wire)-1 || s.QoS() != qos {
-						t.Errorf("%s QoS %d: head and payload % X, want % X", v, qos, got, wire)
-					}
-				}
-			}
-		}
-	}
-	if !p.Dup || p.PacketID != 77 {
-		t.Error("Share changed the packet")
-	}
-	if _, err := Share(V5, &Publish{Topic: []byte("#")}); CodeOf(err) != TopicNameInvalid {
-		t.Errorf("Share of a wildcard: got %v", err)
 	}
 }

@@ -40,13 +40,13 @@ const publishProps = 1<<propPayloadFormatIndicator | 1<<propMessageExpiryInterva
 func (*Publish) Type() Type { return PUBLISH }
 
 // Decode reads a PUBLISH of version v. It allocates only where the struct's
-// slices are too small. Whether an indicated UTF-8 payload is UTF-8 is left to
+// slices are too small; those of more than 64 elements are not kept. Whether an indicated UTF-8 payload is UTF-8 is left to
 // [Publish.CheckPayloadFormat], and whether the Topic Alias is known and
 // within the maximum to the session.
 func (p *Publish) Decode(v Version, frame []byte) error {
 	*p = Publish{
-		SubscriptionIdentifiers: p.SubscriptionIdentifiers[:0],
-		UserProperties:          p.UserProperties[:0],
+		SubscriptionIdentifiers: reuse(p.SubscriptionIdentifiers),
+		UserProperties:          reuse(p.UserProperties),
 	}
 	flags, r := open(frame, PUBLISH)
 	p.Dup = flags&publishDup != 0

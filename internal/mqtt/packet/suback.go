@@ -18,7 +18,7 @@ func (*Suback) Type() Type { return SUBACK }
 
 // Decode reads a SUBACK of version v.
 func (s *Suback) Decode(v Version, frame []byte) error {
-	*s = Suback{ReasonCodes: s.ReasonCodes[:0], UserProperties: s.UserProperties[:0]}
+	*s = Suback{ReasonCodes: reuse(s.ReasonCodes), UserProperties: reuse(s.UserProperties)}
 	_, r := open(frame, SUBACK)
 	s.PacketID = r.packetID()
 	if v == V5 {

@@ -44,7 +44,7 @@ func (*Subscribe) Type() Type { return SUBSCRIBE }
 
 // Decode reads a SUBSCRIBE of version v.
 func (s *Subscribe) Decode(v Version, frame []byte) error {
-	*s = Subscribe{Subscriptions: s.Subscriptions[:0], UserProperties: s.UserProperties[:0]}
+	*s = Subscribe{Subscriptions: reuse(s.Subscriptions), UserProperties: reuse(s.UserProperties)}
 	_, r := open(frame, SUBSCRIBE)
 	s.PacketID = r.packetID()
 	if v == V5 {

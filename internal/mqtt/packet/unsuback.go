@@ -19,7 +19,7 @@ func (*Unsuback) Type() Type { return UNSUBACK }
 
 // Decode reads an UNSUBACK of version v.
 func (u *Unsuback) Decode(v Version, frame []byte) error {
-	*u = Unsuback{ReasonCodes: u.ReasonCodes[:0], UserProperties: u.UserProperties[:0]}
+	*u = Unsuback{ReasonCodes: reuse(u.ReasonCodes), UserProperties: reuse(u.UserProperties)}
 	_, r := open(frame, UNSUBACK)
 	u.PacketID = r.packetID()
 	if v != V5 {

@@ -16,7 +16,7 @@ func (*Unsubscribe) Type() Type { return UNSUBSCRIBE }
 
 // Decode reads an UNSUBSCRIBE of version v.
 func (u *Unsubscribe) Decode(v Version, frame []byte) error {
-	*u = Unsubscribe{Filters: u.Filters[:0], UserProperties: u.UserProperties[:0]}
+	*u = Unsubscribe{Filters: reuse(u.Filters), UserProperties: reuse(u.UserProperties)}
 	_, r := open(frame, UNSUBSCRIBE)
 	u.PacketID = r.packetID()
 	if v == V5 {
