@@ -1,0 +1,374 @@
+// Package config is the one place where settings come from: defaults, a YAML
+// file, the environment, flags, each over the one before. What comes out is
+// validated as a whole, all mistakes reported at once, by path.
+package config
+
+import (
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"rollcall/internal/delivery"
+	"rollcall/internal/fault"
+)
+
+// Profile is which of two sets of limits and refusals is in force.
+type Profile string
+
+// The profiles.
+const (
+	Open  Profile = "open"  // everything, limits set by the operator
+	Azure Profile = "azure" // the documented service's limits, refusals and coalescing
+)
+
+// Config is everything that can be set.
+type Config struct {
+	Data    string  `yaml:"data"`    // directory of everything durable
+	Profile Profile `yaml:"profile"` // open or azure
+	Node    string  `yaml:"node"`    // name of this machine in the ledger; default "node1"
+
+	Listen    Listen            `yaml:"listen"`
+	TLS       TLS               `yaml:"tls"`
+	Access    Access            `yaml:"access"`
+	Resource  Resource          `yaml:"resource"`
+	MQTT      MQTT              `yaml:"mqtt"`
+	Ledger    Ledger            `yaml:"ledger"`
+	Delivery  delivery.Settings `yaml:"delivery"`
+	Webhook   Webhook           `yaml:"webhook"`
+	Storage   Storage           `yaml:"storage"`
+	Log       Log               `yaml:"log"`
+	ReadyFile string            `yaml:"readyFile"` // written once everything listens; empty: none
+	// ShutdownTimeout bounds an orderly shutdown as a whole. Default 15s.
+	ShutdownTimeout time.Duration `yaml:"shutdownTimeout"`
+}
+
+// Listen is where to listen. "localhost" stands for 127.0.0.1 and ::1, port 0
+// for one that is free. An empty list turns a kind of listener off.
+type Listen struct {
+	MQTT  []string `yaml:"mqtt"`  // default localhost:1883; none under azure
+	MQTTS []string `yaml:"mqtts"` // default localhost:8883
+	HTTP  []string `yaml:"http"`  // default localhost:8080
+	HTTPS []string `yaml:"https"` // default localhost:8443
+}
+
+// TLS is which certificate the listeners present.
+type TLS struct {
+	Cert  string   `yaml:"cert"`  // PEM file, leaf first; empty: a certificate of the local CA
+	Key   string   `yaml:"key"`   // PEM file of mode 0600
+	Names []string `yaml:"names"` // further host names and addresses of the local certificate
+}
+
+// Access is who may do what.
+type Access struct {
+	Anonymous string `yaml:"anonymous"` // off, loopback (default) or all
+	AllowAll  bool   `yaml:"allowAll"`  // let MQTT clients publish and subscribe anywhere on listeners beyond loopback
+	NoAuth    bool   `yaml:"noAuth"`    // no token for the control plane; loopback only
+	DevKeys   bool   `yaml:"devKeys"`   // well-known keys instead of random ones; loopback only
+	// Hosts are further names that browsers and clients may use for us.
+	Hosts []string `yaml:"hosts"`
+	// PasswordsOverPlaintext admits passwords on plain listeners beyond loopback.
+	PasswordsOverPlaintext bool `yaml:"passwordsOverPlaintext"`
+	// AuthenticationNameSources are where else than the user name a
+	// certificate client's authentication name may be: ClientCertificateSubject,
+	// …Dns, …Uri, …Ip, …Email, tried in order.
+	AuthenticationNameSources []string `yaml:"authenticationNameSources"`
+}
+
+// Resource is what the resource ids are made of.
+type Resource struct {
+	Subscription string `yaml:"subscription"` // default: zeros
+	Group        string `yaml:"group"`        // default rollcall
+	Namespace    string `yaml:"namespace"`    // default "default"
+	Location     string `yaml:"location"`     // default "local"
+}
+
+// NamespaceID is the resource id of the namespace.
+func (r Resource) NamespaceID() string {
+	return "/subscriptions/" + r.Subscription + "/resourceGroups/" + r.Group +
+		"/providers/Microsoft.EventGrid/namespaces/" + r.Namespace
+}
+
+// MQTT is the broker's limits. Under azure those that the service documents
+// are fixed.
+type MQTT struct {
+	MaxConnections   int           `yaml:"maxConnections"`   // default 100,000
+	ConnectTimeout   time.Duration `yaml:"connectTimeout"`   // handshake and CONNECT each; default 10s
+	WriteTimeout     time.Duration `yaml:"writeTimeout"`     // default 30s
+	MaxPacketSize    int           `yaml:"maxPacketSize"`    // bytes; default 1 MiB; azure: 524,288
+	MaxKeepAlive     int           `yaml:"maxKeepAlive"`     // seconds; 0: as clients ask; azure: 1160
+	ReceiveMaximum   int           `yaml:"receiveMaximum"`   // default 1000
+	TopicAliases     int           `yaml:"topicAliases"`     // default 10
+	MaxClientID      int           `yaml:"maxClientId"`      // bytes; default 512; azure: 128
+	MaxTopicBytes    int           `yaml:"maxTopicBytes"`    // 0: 65,535; azure: 256
+	MaxTopicLevels   int           `yaml:"maxTopicLevels"`   // default 128; azure: 15
+	MaxSubscriptions int           `yaml:"maxSubscriptions"` // of one session; 0: no bound; azure: 50
+	MaxInflight      int           `yaml:"maxInflight"`      // unacknowledged messages to one client; default 100
+	QueueMessages    int           `yaml:"queueMessages"`    // waiting for one client; default 1000; azure: 100
+	QueueBytes       int           `yaml:"queueBytes"`       // default 8 MiB; azure: 1 MiB
+	OutputBytes      int           `yaml:"outputBytes"`      // unsent bytes before a client counts as slow; default 1 MiB
+}
+
+// Ledger is how long history is kept.
+type Ledger struct {
+	Age   time.Duration `yaml:"age"`   // default 720h (30 days)
+	Bytes int64         `yaml:"bytes"` // default 1 GiB
+}
+
+// Webhook is how targets of event subscriptions are reached.
+type Webhook struct {
+	// AllowLoopback and AllowPrivate admit targets on loopback and private
+	// addresses; AllowHTTP admits plain http. Unset: while every listener is
+	// on loopback.
+	AllowLoopback *bool  `yaml:"allowLoopback"`
+	AllowPrivate  *bool  `yaml:"allowPrivate"`
+	AllowHTTP     *bool  `yaml:"allowHttp"`
+	Proxy         string `yaml:"proxy"`  // URL of a proxy; empty: none, whatever the environment says
+	CAFile        string `yaml:"caFile"` // further trusted roots, PEM
+	Origin        string `yaml:"origin"` // of the CloudEvents handshake; default eventgrid.azure.net
+	// PublicURL is how subscribers reach us, for validation URLs. Default: the
+	// first HTTPS listener, else the first HTTP one.
+	PublicURL string `yaml:"publicUrl"`
+	// ValidationAttempts, ValidationTimeout, ValidationPause and
+	// ValidationWindow time the handshakes. Defaults 3, 30s, 5s and 10m.
+	ValidationAttempts int           `yaml:"validationAttempts"`
+	ValidationTimeout  time.Duration `yaml:"validationTimeout"`
+	ValidationPause    time.Duration `yaml:"validationPause"`
+	ValidationWindow   time.Duration `yaml:"validationWindow"`
+}
+
+// Storage bounds the data directory, in bytes.
+type Storage struct {
+	Limit    int64 `yaml:"limit"`    // of the store; 0: none; at least 64 MiB
+	LowWater int64 `yaml:"lowWater"` // free space below which new work is refused; default 256 MiB
+	Reserve  int64 `yaml:"reserve"`  // free space below which disconnects and deletes are refused too; default 64 MiB
+	Cache    int64 `yaml:"cache"`    // block cache; default 8 MiB
+}
+
+// Log is what is logged to standard error.
+type Log struct {
+	Level  slog.Level `yaml:"level"`  // debug, info (default), warn or error
+	Format string     `yaml:"format"` // text (default) or json
+}
+
+const zeros = "00000000-0000-0000-0000-000000000000"
+
+// Default returns the settings that hold where nothing is said, for the
+// profile.
+func Default(p Profile) Config {
+	c := Config{
+		Data: dataDir(), Profile: p, Node: "node1",
+		Listen: Listen{
+			MQTT: []string{"localhost:1883"}, MQTTS: []string{"localhost:8883"},
+			HTTP: []string{"localhost:8080"}, HTTPS: []string{"localhost:8443"},
+		},
+		Access:   Access{Anonymous: "loopback"},
+		Resource: Resource{Subscription: zeros, Group: "rollcall", Namespace: "default", Location: "local"},
+		MQTT: MQTT{
+			MaxConnections: 100_000, ConnectTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+			MaxPacketSize: 1 << 20, ReceiveMaximum: 1000, TopicAliases: 10, MaxClientID: 512, MaxTopicLevels: 128,
+			MaxInflight: 100, QueueMessages: 1000, QueueBytes: 8 << 20, OutputBytes: 1 << 20,
+		},
+		Ledger:   Ledger{Age: 30 * 24 * time.Hour, Bytes: 1 << 30},
+		Delivery: delivery.DefaultSettings(),
+		Webhook: Webhook{
+			Origin: "eventgrid.azure.net", ValidationAttempts: 3, ValidationTimeout: 30 * time.Second,
+			ValidationPause: 5 * time.Second, ValidationWindow: 10 * time.Minute,
+		},
+		Storage:         Storage{LowWater: 256 << 20, Reserve: 64 << 20, Cache: 8 << 20},
+		Log:             Log{Format: "text"},
+		ShutdownTimeout: 15 * time.Second,
+	}
+	if p == Azure {
+		c.Listen.MQTT = nil
+		c.MQTT.MaxPacketSize, c.MQTT.MaxKeepAlive, c.MQTT.MaxClientID = 512<<10, 1160, 128
+		c.MQTT.MaxTopicBytes, c.MQTT.MaxTopicLevels, c.MQTT.MaxSubscriptions = 256, 15, 50
+		c.MQTT.QueueMessages, c.MQTT.QueueBytes = 100, 1<<20
+	}
+	return c
+}
+
+// dataDir is /var/lib/rollcall for root, else in the user's state directory.
+func dataDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/rollcall"
+	}
+	if d := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "rollcall")
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		return filepath.Join(home, ".local", "state", "rollcall")
+	}
+	return ""
+}
+
+// LoopbackOnly reports whether every listener is on loopback.
+func (c *Config) LoopbackOnly() bool {
+	for _, list := range [][]string{c.Listen.MQTT, c.Listen.MQTTS, c.Listen.HTTP, c.Listen.HTTPS} {
+		for _, addr := range list {
+			if !loopback(addr) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+var (
+	resourceName = regexp.MustCompile(`^[a-zA-Z0-9-]{3,50}$`)
+	groupName    = regexp.MustCompile(`^[-\w.()]{1,90}$`)
+	nodeName     = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,64}$`)
+	uuidForm     = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+)
+
+// Validate returns every mistake, each with the path of its setting, or nil.
+func (c *Config) Validate() error {
+	v := validation{c: c}
+	v.check(c.Data != "", "data", "no directory is set and no home directory is known; name one")
+	v.check(c.Profile == Open || c.Profile == Azure, "profile", "%q is neither open nor azure", c.Profile)
+	v.check(nodeName.MatchString(c.Node), "node", "%q has other characters than letters, digits, dot, dash and underscore, or more than 64", c.Node)
+	v.listeners()
+	v.tls()
+	v.access()
+	v.resource()
+	v.mqtt()
+	v.storage()
+	v.webhook()
+	v.check(c.Ledger.Age >= time.Minute, "ledger.age", "%v is shorter than 1m", c.Ledger.Age)
+	v.check(c.Ledger.Bytes >= 1<<20, "ledger.bytes", "%d is less than 1 MiB", c.Ledger.Bytes)
+	v.bad = append(v.bad, c.Delivery.Validate("delivery")...)
+	v.check(c.Log.Format == "text" || c.Log.Format == "json", "log.format", "%q is neither text nor json", c.Log.Format)
+	v.span("shutdownTimeout", c.ShutdownTimeout, time.Second, 10*time.Minute)
+	return v.bad.Err()
+}
+
+type validation struct {
+	c   *Config
+	bad fault.List
+}
+
+func (v *validation) check(ok bool, path, format string, args ...any) {
+	if !ok {
+		v.bad.Add(fault.At(path, format, args...))
+	}
+}
+
+func (v *validation) span(path string, d, lo, hi time.Duration) {
+	v.check(d >= lo && d <= hi, path, "%v is not between %v and %v", d, lo, hi)
+}
+
+func (v *validation) count(path string, n, lo, hi int) {
+	v.check(n >= lo && n <= hi, path, "%d is not between %d and %d", n, lo, hi)
+}
+
+func (v *validation) listeners() {
+	l, any := v.c.Listen, 0
+	for _, k := range []struct {
+		path  string
+		addrs []string
+	}{{"listen.mqtt", l.MQTT}, {"listen.mqtts", l.MQTTS}, {"listen.http", l.HTTP}, {"listen.https", l.HTTPS}} {
+		for _, a := range k.addrs {
+			any++
+			host, port, err := net.SplitHostPort(a)
+			v.check(err == nil, k.path, "%q is not host:port", a)
+			if err == nil {
+				_, perr := net.LookupPort("tcp", port)
+				v.check(perr == nil && port != "", k.path, "%q has no port", a)
+				v.check(host == "" || strings.EqualFold(host, "localhost") || net.ParseIP(host) != nil, k.path,
+					"%q: listen on an IP address, on localhost, or on all addresses with \":port\"", a)
+			}
+		}
+	}
+	v.check(any > 0, "listen", "every listener is turned off")
+	v.check(v.c.Profile != Azure || len(l.MQTT) == 0, "listen.mqtt", "the profile azure has no plain MQTT; use listen.mqtts")
+}
+
+func (v *validation) tls() {
+	t := v.c.TLS
+	v.check((t.Cert == "") == (t.Key == ""), "tls", "cert and key go together")
+}
+
+func (v *validation) access() {
+	a := v.c.Access
+	switch a.Anonymous {
+	case "off", "loopback", "all":
+	default:
+		v.check(false, "access.anonymous", "%q is none of off, loopback and all", a.Anonymous)
+	}
+	local := v.c.LoopbackOnly()
+	v.check(!a.NoAuth || local, "access.noAuth", "listeners beyond loopback need the token")
+	v.check(!a.DevKeys || local, "access.devKeys", "well-known keys are for loopback listeners only")
+	if !a.AllowAll {
+		for _, k := range []struct {
+			path  string
+			addrs []string
+		}{{"listen.mqtt", v.c.Listen.MQTT}, {"listen.mqtts", v.c.Listen.MQTTS}, {"listen.http", v.c.Listen.HTTP}, {"listen.https", v.c.Listen.HTTPS}} {
+			for _, addr := range k.addrs {
+				v.check(loopback(addr), k.path,
+					"%s is reachable from other machines and there are no authorization rules: any client that connects could publish and subscribe anywhere. If that is meant, set access.allowAll (--allow-all)", addr)
+			}
+		}
+	}
+	known := map[string]bool{"ClientCertificateSubject": true, "ClientCertificateDns": true, "ClientCertificateUri": true, "ClientCertificateIp": true, "ClientCertificateEmail": true}
+	for _, s := range a.AuthenticationNameSources {
+		v.check(known[s], "access.authenticationNameSources", "%q is none of ClientCertificateSubject, …Dns, …Uri, …Ip and …Email", s)
+	}
+}
+
+func (v *validation) resource() {
+	r := v.c.Resource
+	v.check(uuidForm.MatchString(r.Subscription), "resource.subscription", "%q is not a UUID", r.Subscription)
+	v.check(groupName.MatchString(r.Group), "resource.group", "%q is not a resource group name", r.Group)
+	v.check(resourceName.MatchString(r.Namespace), "resource.namespace", "%q is not 3 to 50 letters, digits and dashes", r.Namespace)
+	v.check(r.Location != "", "resource.location", "it is empty")
+}
+
+func (v *validation) mqtt() {
+	m := v.c.MQTT
+	v.count("mqtt.maxConnections", m.MaxConnections, 1, 10_000_000)
+	v.span("mqtt.connectTimeout", m.ConnectTimeout, 100*time.Millisecond, 5*time.Minute)
+	v.span("mqtt.writeTimeout", m.WriteTimeout, 100*time.Millisecond, 10*time.Minute)
+	v.count("mqtt.maxPacketSize", m.MaxPacketSize, 1<<10, 1<<28)
+	v.count("mqtt.maxKeepAlive", m.MaxKeepAlive, 0, 65535)
+	v.count("mqtt.receiveMaximum", m.ReceiveMaximum, 1, 65535)
+	v.count("mqtt.topicAliases", m.TopicAliases, 0, 65535)
+	v.count("mqtt.maxClientId", m.MaxClientID, 23, 65535)
+	v.count("mqtt.maxTopicBytes", m.MaxTopicBytes, 0, 65535)
+	v.count("mqtt.maxTopicLevels", m.MaxTopicLevels, 1, 65536)
+	v.count("mqtt.maxSubscriptions", m.MaxSubscriptions, 0, 1_000_000)
+	v.count("mqtt.maxInflight", m.MaxInflight, 1, 65535)
+	v.count("mqtt.queueMessages", m.QueueMessages, 1, 10_000_000)
+	v.count("mqtt.queueBytes", m.QueueBytes, 1<<10, 1<<32)
+	v.count("mqtt.outputBytes", m.OutputBytes, 4<<10, 1<<30)
+}
+
+func (v *validation) storage() {
+	s := v.c.Storage
+	v.check(s.Limit == 0 || s.Limit >= 64<<20, "storage.limit", "%d is less than 64 MiB", s.Limit)
+	v.check(s.Reserve >= 0 && s.LowWater > s.Reserve, "storage.lowWater", "%d is not more than storage.reserve, %d", s.LowWater, s.Reserve)
+	v.check(s.Cache >= 1<<20, "storage.cache", "%d is less than 1 MiB", s.Cache)
+}
+
+func (v *validation) webhook() {
+	w := v.c.Webhook
+	v.check(w.Origin != "", "webhook.origin", "it is empty")
+	v.count("webhook.validationAttempts", w.ValidationAttempts, 1, 10)
+	v.span("webhook.validationTimeout", w.ValidationTimeout, 100*time.Millisecond, 5*time.Minute)
+	v.span("webhook.validationPause", w.ValidationPause, 0, 5*time.Minute)
+	v.span("webhook.validationWindow", w.ValidationWindow, time.Second, 24*time.Hour)
+}
