@@ -118,7 +118,11 @@ func (s *Session) stepAdmission(in Input, now time.Time, out []Action) []Action 
 		s.phase = online
 		if s.doomed {
 			if s.code != 0 {
-				out = append(out, Action{Kind: Send, Packet: &packet.Connack{ReasonCode: s.code}})
+				code := s.code
+				if code != packet.NotAuthorized { // CONNACK has not all of DISCONNECT's codes
+					code = packet.ServerUnavailable
+				}
+				out = append(out, Action{Kind: Send, Packet: &packet.Connack{ReasonCode: code}})
 			}
 			return s.end(s.doom, 0, true, out)
 		}
