@@ -1,0 +1,199 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"rollcall/internal/event"
+)
+
+// deadFile is the most events in one dead-letter file.
+const deadFile = 1000
+
+// bury writes events that were given up, file by file, then ends. An event is
+// settled only when its file is on disk.
+func (q *Queue) bury(ctx context.Context) {
+	for {
+		now := q.d.clock.Now()
+		q.mu.Lock()
+		items := q.doomed[:min(len(q.doomed), deadFile)]
+		if len(items) == 0 || !q.live() || ctx.Err() != nil {
+			q.burying = false
+			q.mu.Unlock()
+			return
+		}
+		q.doomed = q.doomed[len(items):]
+		sub := q.sub
+		q.mu.Unlock()
+
+		var err error
+		if sub.DeadLetter != "" {
+			err = q.d.writeDeadLetters(sub, items, now)
+		}
+		q.mu.Lock()
+		changes := q.buried(sub, items, err, now)
+		q.mu.Unlock()
+		q.apply(changes)
+	}
+}
+
+// buried decides what follows from an attempt to write items. The queue is
+// locked.
+func (q *Queue) buried(sub Subscription, items []*item, err error, now time.Time) []change {
+	changes := make([]change, 0, len(items))
+	switch {
+	case q.gone:
+		return nil
+	case sub.DeadLetter == "": // switched off meanwhile
+		for _, it := range items {
+			q.drop(it.rec.reason, 1)
+			changes = append(changes, change{item: it})
+		}
+		return changes
+	case err == nil:
+		q.buryTries = 0
+		q.tally.deadLettered += uint64(len(items))
+		for _, it := range items {
+			q.d.metrics.deadLettered[it.rec.reason].Inc()
+			changes = append(changes, change{item: it})
+		}
+		q.touch()
+		return changes
+	}
+	q.d.log.Error("dead-letter file not written", "subscription", sub.Name, "events", len(items), "err", err)
+	q.buryTries++
+	again := now.Add(min(5*time.Minute, 10*time.Second<<min(q.buryTries-1, 5)))
+	giveUp := q.d.set.DeadLetterDelay + q.d.set.DeadLetterGiveUp
+	for _, it := range items {
+		if now.Sub(time.Unix(0, it.rec.since)) >= giveUp {
+			q.drop(DeadLetterFailed, 1)
+			changes = append(changes, change{item: it})
+			continue
+		}
+		next := it.rec
+		next.shelf, next.due = dying, again.UnixNano()
+		changes = append(changes, change{item: it, keep: true, next: next})
+	}
+	return changes
+}
+
+// writeDeadLetters writes one file of JSON lines and syncs it:
+// <root>/<directory>/<NAME>/<yyyy>/<M>/<d>/<H>/<guid>.jsonl, times in UTC.
+func (d *Dispatcher) writeDeadLetters(sub Subscription, items []*item, now time.Time) error {
+	if d.deadLetterRoot == "" {
+		return errors.New("no dead-letter root is configured")
+	}
+	now = now.UTC()
+	parts := []string{sub.DeadLetter, strings.ToUpper(sub.Name), strconv.Itoa(now.Year()), strconv.Itoa(int(now.Month())),
+		strconv.Itoa(now.Day()), strconv.Itoa(now.Hour())}
+	dir, err := makeDirs(d.deadLetterRoot, parts)
+	if err != nil {
+		return err
+	}
+	var body []byte
+	for _, it := range items {
+		body = append(appendDeadLetter(body, sub.Schema, it), '\n')
+	}
+	name := filepath.Join(dir, d.newID()+".jsonl")
+	if err := writeSynced(name, body); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// makeDirs makes the directories below root, durable each, and returns the
+// innermost.
+func makeDirs(root string, parts []string) (string, error) {
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return "", err
+	}
+	dir := root
+	for _, p := range parts {
+		parent := dir
+		dir = filepath.Join(dir, p)
+		err := os.Mkdir(dir, 0o700)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if err := syncDir(parent); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+// writeSynced makes a file with these contents appear whole or not at all.
+func writeSynced(name string, body []byte) (err error) {
+	temporary := name + ".tmp"
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(temporary) // the error that counts is err
+		}
+	}()
+	_, err = f.Write(body)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return fmt.Errorf("write dead letters: %w", err)
+	}
+	return os.Rename(temporary, name)
+}
+
+func syncDir(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	return errors.Join(err, f.Close())
+}
+
+// appendDeadLetter appends the event in its delivery schema with the members
+// that say why it was not delivered.
+func appendDeadLetter(dst []byte, s event.Schema, it *item) []byte {
+	names := [...]string{"deadLetterReason", "deliveryAttempts", "lastDeliveryOutcome", "publishTime", "lastDeliveryAttemptTime"}
+	dst = s.Append(dst, it.event)
+	dst = dst[:len(dst)-1] // its closing brace
+	member := func(i int) {
+		name := names[i]
+		if s == event.CloudEvents { // extension names are lower case
+			name = strings.ToLower(name)
+		}
+		dst = append(append(append(dst, `,"`...), name...), `":`...)
+	}
+	moment := func(t time.Time) {
+		dst = append(event.AppendTime(append(dst, '"'), t), '"')
+	}
+	member(0)
+	dst = event.AppendString(dst, it.rec.reason.String())
+	member(1)
+	dst = strconv.AppendInt(dst, int64(it.rec.attempts), 10)
+	if it.rec.outcome != NoOutcome {
+		member(2)
+		dst = event.AppendString(dst, it.rec.outcome.String())
+	}
+	member(3)
+	moment(it.event.Accepted)
+	if it.rec.last != 0 {
+		member(4)
+		moment(time.Unix(0, it.rec.last))
+	}
+	return append(dst, '}')
+}

@@ -1,0 +1,251 @@
+package delivery
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"rollcall/internal/store"
+)
+
+// load reads the progress of all subscriptions, deletes that of removed ones,
+// and lets the queues work.
+func (d *Dispatcher) load() error {
+	d.mu.Lock()
+	queues := make(map[uint64]*Queue, len(d.queues))
+	for id, q := range d.queues {
+		queues[id] = q
+	}
+	d.mu.Unlock()
+	snap := d.engine.Snapshot()
+	defer snap.Close()
+	l := loader{d: d, snap: snap, queues: queues, orphans: map[orphan]bool{}}
+	for p := range d.engine.Partitions() {
+		if err := l.partition(uint8(p)); err != nil {
+			return fmt.Errorf("load progress of deliveries, partition %d: %w", p, err)
+		}
+	}
+	if err := l.tallies(); err != nil {
+		return fmt.Errorf("load counts of deliveries: %w", err)
+	}
+	for o := range l.orphans {
+		d.erase(o.realm, o.id)
+	}
+	d.mu.Lock()
+	d.loaded = true
+	started := d.all() // also those put meanwhile
+	d.mu.Unlock()
+	for _, q := range started {
+		q.start()
+	}
+	return nil
+}
+
+type orphan struct {
+	realm string
+	id    uint64
+}
+
+type loader struct {
+	d       *Dispatcher
+	snap    store.Snapshot
+	queues  map[uint64]*Queue
+	orphans map[orphan]bool
+}
+
+func (l *loader) partition(p uint8) error {
+	cursors := map[uint64]cursorRecord{}
+	if err := l.cursors(p, cursors); err != nil {
+		return err
+	}
+	tails, err := l.tails(p)
+	if err != nil {
+		return err
+	}
+	for id, q := range l.queues {
+		q.resume(p, cursors[id], tails[q.sub.Realm])
+	}
+	return l.retries(p)
+}
+
+// resume sets a lane to its durable progress.
+func (q *Queue) resume(p uint8, c cursorRecord, tail position) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	start := endOf(q.sub.Start)
+	if c == (cursorRecord{}) && tail <= start && q.lanes[p] == nil {
+		return
+	}
+	l := q.lane(p)
+	l.written = c
+	l.seen = max(c.position, start)
+	for k := range l.shelf {
+		l.shelf[k].from.due = c.low[k]
+	}
+	q.setBehind(l, max(tail, l.notified) > l.seen)
+}
+
+func (l *loader) cursors(p uint8, into map[uint64]cursorRecord) error {
+	prefix := []byte{p, byte(store.TableCursor)}
+	it := l.snap.Iter(prefix, store.PrefixEnd(prefix))
+	defer it.Close()
+	for it.Next() {
+		realm, rest, ok := store.TakeString(it.Key()[2:])
+		id, rest, ok2 := store.TakeUint64(rest)
+		if !ok || !ok2 || len(rest) > 0 {
+			return errRecord
+		}
+		if l.queues[id] == nil {
+			l.orphans[orphan{realm, id}] = true
+			continue
+		}
+		c, err := decodeCursor(it.Value())
+		if err != nil {
+			return err
+		}
+		into[id] = c
+	}
+	return it.Err()
+}
+
+// tails finds the sources that have events in a partition, and the newest of
+// each.
+func (l *loader) tails(p uint8) (map[string]position, error) {
+	prefix := []byte{p, byte(store.TableEvent)}
+	end := store.PrefixEnd(prefix)
+	tails := map[string]position{}
+	for from := prefix; from != nil; {
+		it := l.snap.Iter(from, end)
+		if !it.Next() {
+			err := it.Err()
+			_ = it.Close() // its error is err
+			return tails, err
+		}
+		realm, _, ok := store.TakeString(it.Key()[2:])
+		_ = it.Close() // nothing was written through it
+		if !ok {
+			return nil, errRecord
+		}
+		source := l.d.Source(realm)
+		from = store.PrefixEnd(source.Prefix(p))
+		it = l.snap.Iter(source.Prefix(p), from)
+		if it.Prev() {
+			tails[realm], _ = eventPosition(it.Key())
+		}
+		err := it.Err()
+		_ = it.Close() // its error is err
+		if err != nil {
+			return nil, err
+		}
+		source.mu.Lock()
+		source.tail[p] = max(source.tail[p], tails[realm])
+		source.mu.Unlock()
+	}
+	return tails, nil
+}
+
+// retries reads what is on the shelves: how much, when the first is due, and
+// which events beyond the cursor are not the log's to deliver.
+func (l *loader) retries(p uint8) error {
+	prefix := []byte{p, byte(store.TableRetry)}
+	it := l.snap.Iter(prefix, store.PrefixEnd(prefix))
+	defer it.Close()
+	ok := it.Next()
+	for ok {
+		realm, rest, fine := store.TakeString(it.Key()[2:])
+		id, _, fine2 := store.TakeUint64(rest)
+		if !fine || !fine2 {
+			return errRecord
+		}
+		q := l.queues[id]
+		own := retryPrefix(p, realm, id)
+		next := store.PrefixEnd(own)
+		if q == nil {
+			l.orphans[orphan{realm, id}] = true
+			ok = next != nil && it.SeekGE(next)
+			continue
+		}
+		for k := range shelfKind(shelves) {
+			if err := q.resumeShelf(it, p, own, k); err != nil {
+				return err
+			}
+		}
+		ok = next != nil && it.SeekGE(next)
+	}
+	return it.Err()
+}
+
+// resumeShelf reads one shelf, from its low-water mark on. The queue is not
+// locked meanwhile, because notifications arrive already.
+func (q *Queue) resumeShelf(it store.Iterator, p uint8, own []byte, k shelfKind) error {
+	q.mu.Lock()
+	l := q.lane(p)
+	low, seen := l.shelf[k].from.due, l.seen
+	q.mu.Unlock()
+	var (
+		s    shelf
+		last int64
+		skip []position
+	)
+	for ok := it.SeekGE(retryKey(own, k, low, 0)); ok && bytes.HasPrefix(it.Key(), own); ok = it.Next() {
+		kind, due, pos, fine := retrySuffix(it.Key()[len(own):])
+		if !fine {
+			return errRecord
+		}
+		if kind != k {
+			break
+		}
+		if s.count == 0 {
+			s.next, s.from = due, place{due, pos}
+		}
+		s.count++
+		last = due
+		if pos > seen {
+			skip = append(skip, pos)
+		}
+	}
+	if err := it.Err(); err != nil || s.count == 0 {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l.shelf[k] = s
+	if q.due[k] == 0 || s.next < q.due[k] {
+		q.due[k] = s.next
+	}
+	if k == dying {
+		q.buryAt = time.Unix(0, max(last, q.buryAt.UnixNano()))
+	}
+	for _, pos := range skip {
+		if l.skip == nil {
+			l.skip = make(map[position]struct{})
+		}
+		l.skip[pos] = struct{}{}
+	}
+	return nil
+}
+
+func (l *loader) tallies() error {
+	prefix := []byte{store.Config, byte(store.TableTally)}
+	it := l.snap.Iter(prefix, store.PrefixEnd(prefix))
+	defer it.Close()
+	for it.Next() {
+		realm, rest, ok := store.TakeString(it.Key()[2:])
+		id, _, ok2 := store.TakeUint64(rest)
+		if !ok || !ok2 {
+			return errRecord
+		}
+		q := l.queues[id]
+		if q == nil {
+			l.orphans[orphan{realm, id}] = true
+			continue
+		}
+		q.mu.Lock()
+		err := q.tally.add(it.Value())
+		q.mu.Unlock()
+		if err != nil {
+			l.d.log.Warn("counts of a subscription cannot be read", "subscription", id, "err", err)
+		}
+	}
+	return it.Err()
+}

@@ -1,0 +1,230 @@
+package grid
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"rollcall/internal/delivery"
+	"rollcall/internal/delivery/webhook"
+	"rollcall/internal/event"
+	"rollcall/internal/fault"
+	"rollcall/internal/filter"
+)
+
+// DecodeProperties reads the properties object of a PUT. Members that are read
+// only are passed over; those that are unknown, or that name a feature that
+// does not exist here, are mistakes. All mistakes are reported at once.
+func DecodeProperties(data []byte) (Properties, error) {
+	var bad fault.List
+	patch := decode(data, &bad)
+	if patch.Destination == nil && len(bad) == 0 {
+		bad.Add(fault.At("properties.destination", "a destination is required"))
+	}
+	return patch.Apply(Properties{}), bad.Err()
+}
+
+// DecodePatch reads the body of a PATCH, which is flat: the members of
+// properties without the wrapper. Null resets labels, filter, expiration and
+// retry policy.
+func DecodePatch(data []byte) (Patch, error) {
+	var bad fault.List
+	return decode(data, &bad), bad.Err()
+}
+
+func decode(data []byte, bad *fault.List) Patch {
+	var p Patch
+	o := newObject("properties", data, bad)
+	o.readOnly("topic", "provisioningState")
+	o.absent("deliveryWithResourceIdentity", "managed identities are not supported; use destination")
+	o.absent("deadLetterWithResourceIdentity", "managed identities are not supported; use rollcall.deadLetterDirectory")
+	o.absent("deadLetterDestination", "dead-lettering to blobs is not supported; use rollcall.deadLetterDirectory")
+	if raw, ok := o.take("destination"); ok && !null(raw) {
+		p.Destination = decodeDestination(raw, bad)
+	}
+	if raw, ok := o.take("filter"); ok {
+		p.Filter = decodeFilter(raw, bad)
+	}
+	if raw, ok := o.take("labels"); ok {
+		p.Labels = new([]string)
+		o.into("labels", raw, p.Labels, "a list of strings")
+	}
+	if raw, ok := o.take("expirationTimeUtc"); ok {
+		p.Expiration = new(time.Time)
+		if !null(raw) {
+			var text string
+			t, err := time.Time{}, json.Unmarshal(raw, &text)
+			if err == nil {
+				t, err = parseTime(text)
+			}
+			if err != nil {
+				bad.Add(fault.At("properties.expirationTimeUtc", "Invalid expiration time."))
+			}
+			*p.Expiration = t
+		}
+	}
+	if raw, ok := o.take("eventDeliverySchema"); ok && !null(raw) {
+		var name string
+		if o.into("eventDeliverySchema", raw, &name, "a string") {
+			s, known := event.ParseSchema(name)
+			if !known {
+				bad.Add(fault.At("properties.eventDeliverySchema", "%q is not supported; EventGridSchema and CloudEventSchemaV1_0 are", name))
+			}
+			p.Schema = &s
+		}
+	}
+	if raw, ok := o.take("retryPolicy"); ok {
+		p.Retry = decodeRetry(raw, bad)
+	}
+	if raw, ok := o.take("rollcall"); ok && !null(raw) {
+		decodeOwn(raw, &p, bad)
+	}
+	o.finish()
+	return p
+}
+
+func decodeOwn(raw json.RawMessage, p *Patch, bad *fault.List) {
+	o := newObject("properties.rollcall", raw, bad)
+	if raw, ok := o.take("deadLetterDirectory"); ok {
+		p.DeadLetterDirectory = new(string)
+		o.into("deadLetterDirectory", raw, p.DeadLetterDirectory, "a string")
+	}
+	if raw, ok := o.take("paused"); ok {
+		p.Paused = new(bool)
+		o.into("paused", raw, p.Paused, "true or false")
+	}
+	o.finish()
+}
+
+func decodeDestination(raw json.RawMessage, bad *fault.List) *WebHook {
+	var w WebHook
+	o := newObject("properties.destination", raw, bad)
+	kind := o.text("endpointType")
+	body, _ := o.take("properties")
+	o.finish()
+	if !strings.EqualFold(kind, "WebHook") {
+		if kind == "" {
+			bad.Add(fault.At("properties.destination.endpointType", "an endpoint type is required"))
+		} else {
+			bad.Add(fault.At("properties.destination.endpointType", "%q is not supported; WebHook is", kind))
+		}
+		return &w
+	}
+	o = newObject("properties.destination.properties", body, bad)
+	o.readOnly("endpointBaseUrl")
+	w.EndpointURL = Secret(o.text("endpointUrl"))
+	w.MaxEventsPerBatch = o.count("maxEventsPerBatch", 1, 5000)
+	w.PreferredBatchKB = o.count("preferredBatchSizeInKilobytes", 1, 1024)
+	for _, name := range []string{"azureActiveDirectoryTenantId", "azureActiveDirectoryApplicationIdOrUri"} {
+		if o.text(name) != "" {
+			bad.Add(fault.At(o.path+"."+name, "protected webhooks are not supported; use a static Authorization header"))
+		}
+	}
+	if v := o.text("minimumTlsVersionAllowed"); v != "" && v != "1.2" {
+		bad.Add(fault.At(o.path+".minimumTlsVersionAllowed", "%q is not supported; it is always 1.2", v))
+	}
+	if raw, ok := o.take("deliveryAttributeMappings"); ok && !null(raw) {
+		w.Attributes = decodeAttributes(o, raw, bad)
+	}
+	o.finish()
+	return &w
+}
+
+func decodeAttributes(o *object, raw json.RawMessage, bad *fault.List) []webhook.Attribute {
+	var list []json.RawMessage
+	if !o.into("deliveryAttributeMappings", raw, &list, "a list") {
+		return nil
+	}
+	var attributes []webhook.Attribute
+	for i, raw := range list {
+		at := newObject(indexed(o.path+".deliveryAttributeMappings", i), raw, bad)
+		a := webhook.Attribute{Name: at.text("name")}
+		kind := at.text("type")
+		body, _ := at.take("properties")
+		at.finish()
+		in := newObject(at.path+".properties", body, bad)
+		switch {
+		case strings.EqualFold(kind, "Static"):
+			a.Value = in.text("value")
+			if raw, ok := in.take("isSecret"); ok && !null(raw) {
+				in.into("isSecret", raw, &a.Secret, "true or false")
+			}
+		case strings.EqualFold(kind, "Dynamic"):
+			a.SourceField = in.text("sourceField")
+			if a.SourceField == "" {
+				bad.Add(fault.At(in.path+".sourceField", "a source field is required"))
+			}
+		default:
+			bad.Add(fault.At(at.path+".type", "%q is not Static or Dynamic", kind))
+			continue
+		}
+		in.finish()
+		attributes = append(attributes, a)
+	}
+	return attributes
+}
+
+func decodeFilter(raw json.RawMessage, bad *fault.List) *filter.Filter {
+	var f filter.Filter
+	if null(raw) {
+		return &f
+	}
+	o := newObject("properties.filter", raw, bad)
+	if raw, ok := o.take("includedEventTypes"); ok {
+		o.into("includedEventTypes", raw, &f.IncludedEventTypes, "a list of strings")
+	}
+	f.SubjectBeginsWith = o.text("subjectBeginsWith")
+	f.SubjectEndsWith = o.text("subjectEndsWith")
+	if raw, ok := o.take("isSubjectCaseSensitive"); ok && !null(raw) {
+		o.into("isSubjectCaseSensitive", raw, &f.IsSubjectCaseSensitive, "true or false")
+	}
+	if raw, ok := o.take("advancedFilters"); ok && !null(raw) {
+		var list []json.RawMessage
+		if o.into("advancedFilters", raw, &list, "a list") && len(list) > 0 {
+			bad.Add(fault.At(o.path+".advancedFilters", "advanced filters are not supported"))
+		}
+	}
+	if raw, ok := o.take("enableAdvancedFilteringOnArrays"); ok && !null(raw) {
+		var on bool
+		if o.into("enableAdvancedFilteringOnArrays", raw, &on, "true or false") && on {
+			bad.Add(fault.At(o.path+".enableAdvancedFilteringOnArrays", "advanced filters are not supported"))
+		}
+	}
+	o.finish()
+	return &f
+}
+
+func decodeRetry(raw json.RawMessage, bad *fault.List) *delivery.RetryPolicy {
+	var p delivery.RetryPolicy
+	if null(raw) {
+		return &p
+	}
+	o := newObject("properties.retryPolicy", raw, bad)
+	p.MaxAttempts = o.count("maxDeliveryAttempts", 1, maxAttempts)
+	p.TTL = time.Duration(o.count("eventTimeToLiveInMinutes", 1, 1440)) * time.Minute
+	o.finish()
+	return &p
+}
+
+// parseTime reads an RFC 3339 time; without an offset it is UTC.
+func parseTime(text string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		if t, err = time.Parse("2006-01-02T15:04:05.999999999", text); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return t.UTC(), nil
+}
+
+// sortedNames returns the keys of m in order, so that mistakes are reported in
+// the same order every time.
+func sortedNames(m map[string]json.RawMessage) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}

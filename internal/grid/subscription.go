@@ -1,0 +1,166 @@
+package grid
+
+import (
+	"log/slog"
+	"net/url"
+	"time"
+
+	"rollcall/internal/delivery"
+	"rollcall/internal/delivery/webhook"
+	"rollcall/internal/event"
+	"rollcall/internal/fault"
+	"rollcall/internal/filter"
+	"rollcall/internal/store"
+)
+
+// State is the provisioning state of an event subscription.
+type State string
+
+// The states. A subscription matches events from the moment it first becomes
+// Succeeded; afterwards it keeps what was in effect until a change succeeds.
+const (
+	Creating             State = "Creating" // the first handshake is under way
+	Updating             State = "Updating" // a handshake with a new endpoint is under way
+	AwaitingManualAction State = "AwaitingManualAction"
+	Succeeded            State = "Succeeded"
+	Failed               State = "Failed"
+)
+
+// settling reports whether the state will change by itself or by Confirm.
+func (s State) settling() bool {
+	return s == Creating || s == Updating || s == AwaitingManualAction
+}
+
+// Secret is text that is not shown: not in logs, not by formatting.
+type Secret string
+
+// String implements fmt.Stringer.
+func (Secret) String() string { return "[secret]" }
+
+// GoString implements fmt.GoStringer.
+func (Secret) GoString() string { return "[secret]" }
+
+// LogValue implements slog.LogValuer.
+func (Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
+
+// WebHook is a webhook destination.
+type WebHook struct {
+	// EndpointURL takes the events. Its query string may carry a key, so it is
+	// never returned but by FullURL.
+	EndpointURL Secret `json:"endpointUrl"`
+	// MaxEventsPerBatch is 1 to 5000; 0: not set, which means 1.
+	MaxEventsPerBatch int `json:"maxEventsPerBatch,omitempty"`
+	// PreferredBatchKB is 1 to 1024; 0: not set, which means 64.
+	PreferredBatchKB int `json:"preferredBatchSizeInKilobytes,omitempty"`
+	// Attributes are headers added to each delivery, at most 10.
+	Attributes []webhook.Attribute `json:"attributes,omitempty"`
+}
+
+// BaseURL is the endpoint without its query string.
+func (w WebHook) BaseURL() string {
+	u, err := url.Parse(string(w.EndpointURL))
+	if err != nil {
+		return ""
+	}
+	u.RawQuery, u.ForceQuery, u.User, u.Fragment = "", false, nil, ""
+	return u.String()
+}
+
+// batching reports whether a request may carry several events: if either of
+// the two settings is made.
+func (w WebHook) batching() bool { return w.MaxEventsPerBatch > 1 || w.PreferredBatchKB > 0 }
+
+// Properties are what a caller says about an event subscription.
+type Properties struct {
+	Destination WebHook              `json:"destination"`
+	Filter      filter.Filter        `json:"filter"`
+	Labels      []string             `json:"labels"`     // nil: never set
+	Expiration  time.Time            `json:"expiration"` // zero: never
+	Schema      event.Schema         `json:"schema"`     // of deliveries; zero means EventGrid
+	Retry       delivery.RetryPolicy `json:"retry"`      // zero members mean 30 and 24 h
+
+	// DeadLetterDirectory, below the configured root, takes events that are
+	// given up. Empty: they are dropped.
+	DeadLetterDirectory string `json:"deadLetterDirectory,omitempty"`
+	// Paused holds deliveries back; events accumulate.
+	Paused bool `json:"paused,omitempty"`
+}
+
+// Step is one thing that happened while an endpoint was asked for its consent.
+type Step struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"` // no secret, code or query string
+}
+
+// Subscription is an event subscription as it stands.
+type Subscription struct {
+	ID         uint64 // within the store, never reused
+	Name       string
+	Source     Source
+	State      State
+	Properties Properties // as asked for; in effect once Succeeded
+	Created    time.Time
+	Updated    time.Time
+	Revision   store.Revision // changes with every write; an entity tag
+	Narration  []Step         // what came of asking the endpoint, oldest first
+	// Failure says why the State is Failed.
+	Failure *fault.Error
+	// Matching reports whether events are matched: it was Succeeded once.
+	Matching bool
+}
+
+// ResourceID is the id of the subscription as an extension of its source.
+func (s Subscription) ResourceID() string {
+	return s.Source.ID + "/providers/Microsoft.EventGrid/eventSubscriptions/" + s.Name
+}
+
+// Source is who emits events: a namespace, a hub, a topic.
+type Source struct {
+	Realm string // unique short name, for instance "namespace/default"; part of keys
+	ID    string // resource id; the topic of events and the scope of subscriptions
+}
+
+// Patch is a partial change of a subscription. Nil members stay as they are.
+type Patch struct {
+	Destination         *WebHook
+	Filter              *filter.Filter
+	Labels              *[]string
+	Expiration          *time.Time
+	Schema              *event.Schema
+	Retry               *delivery.RetryPolicy
+	DeadLetterDirectory *string
+	Paused              *bool
+}
+
+// Apply returns p with the changes of c.
+func (c Patch) Apply(p Properties) Properties {
+	set(&p.Destination, c.Destination)
+	set(&p.Filter, c.Filter)
+	set(&p.Labels, c.Labels)
+	set(&p.Expiration, c.Expiration)
+	set(&p.Schema, c.Schema)
+	set(&p.Retry, c.Retry)
+	set(&p.DeadLetterDirectory, c.DeadLetterDirectory)
+	set(&p.Paused, c.Paused)
+	return p
+}
+
+func set[T any](dst, src *T) {
+	if src != nil {
+		*dst = *src
+	}
+}
+
+// withDefaults fills in what was not said.
+func (p Properties) withDefaults() Properties {
+	if p.Schema == 0 {
+		p.Schema = event.EventGrid
+	}
+	if p.Retry.MaxAttempts == 0 {
+		p.Retry.MaxAttempts = maxAttempts
+	}
+	if p.Retry.TTL == 0 {
+		p.Retry.TTL = maxTTL
+	}
+	return p
+}
