@@ -26,48 +26,81 @@ type submission struct {
 	done  func(store.Result)
 }
 
-// Engine is a store.Engine in memory.
+// Engine is a store.Engine in memory. New returns one.
 type Engine struct {
 	partitions int
 	finished   chan struct{}
+	outcomes   store.Outcomes
 
 	mu      sync.Mutex
 	wake    sync.Cond
 	queue   []submission
+	late    int // callers being told that they are too late
 	closing bool
 	tree    *btree.BTreeG[entry]
 	index   uint64
 	bytes   uint64
-	results map[store.ID]store.Result
-	order   []store.ID
+	limit   uint64
+	reserve uint64
+
+	full, exhausted bool // as SetFull and SetExhausted say
 }
 
-const remembered = 1 << 16
-
-// New returns an empty engine with store.DefaultPartitions partitions.
+// New returns an empty engine with store.DefaultPartitions partitions and no
+// limit. The caller closes it.
 func New() *Engine {
 	e := &Engine{
 		partitions: store.DefaultPartitions,
 		finished:   make(chan struct{}),
 		tree:       btree.NewBTreeG(less),
-		results:    make(map[store.ID]store.Result),
 	}
 	e.wake.L = &e.mu
 	go e.run()
 	return e
 }
 
+// SetFull makes the engine behave as if the disk were full, or not any more:
+// work of the Normal class fails with ErrFull. Batches submitted before the
+// call may still see what was before.
+func (e *Engine) SetFull(full bool) {
+	e.mu.Lock()
+	e.full = full
+	e.mu.Unlock()
+}
+
+// SetExhausted is SetFull for the Reserve class.
+func (e *Engine) SetExhausted(exhausted bool) {
+	e.mu.Lock()
+	e.exhausted = exhausted
+	e.mu.Unlock()
+}
+
+// SetLimit bounds the bytes of keys and values, 0 meaning no bound: work that
+// would take more than limit−reserve, or limit for the Reserve class, fails
+// with ErrFull. What a batch deletes does not count in its favour.
+func (e *Engine) SetLimit(limit, reserve uint64) {
+	e.mu.Lock()
+	e.limit, e.reserve = limit, min(reserve, limit)
+	e.mu.Unlock()
+}
+
 // Submit implements store.Engine.
 func (e *Engine) Submit(b *store.Batch, done func(store.Result)) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.closing {
-		e.mu.Unlock()
-		done(store.Result{Err: store.ErrClosed})
+		e.late++
+		go func() {
+			done(store.Result{Err: store.ErrClosed})
+			e.mu.Lock()
+			e.late--
+			e.mu.Unlock()
+			e.wake.Broadcast()
+		}()
 		return
 	}
 	e.queue = append(e.queue, submission{b, done})
-	e.mu.Unlock()
-	e.wake.Signal()
+	e.wake.Broadcast()
 }
 
 // run applies batches in the order they came and reports their outcomes.
@@ -90,32 +123,19 @@ func (e *Engine) run() {
 		}
 		e.mu.Unlock()
 		for i, s := range group {
+			e.outcomes.Remember(s.batch.ID(), results[i])
 			s.done(results[i])
 		}
 	}
 }
 
 func (e *Engine) apply(b *store.Batch) store.Result {
-	r := store.Result{Err: b.Err()}
-	if p, ok := b.Partition(); ok && int(p) >= e.partitions {
-		r.Err = fmt.Errorf("%w: partition %d of %d", store.ErrInvalid, p, e.partitions)
-	}
-	if r.Err == nil {
-		r.Err = b.Each(func(o store.Op) error {
-			if o.Kind != store.OpRequire {
-				return nil
-			}
-			if have, _ := e.tree.Get(entry{key: o.Key}); have.rev != o.Rev {
-				return store.ErrConflict
-			}
-			return nil
-		})
-	}
-	if r.Err != nil {
-		return e.remember(b.ID(), r)
+	if err := e.judge(b); err != nil {
+		return store.Result{Err: err}
 	}
 	e.index++
 	var ordinal uint16
+	// Each returns only what its argument does: the batch was judged before.
 	_ = b.Each(func(o store.Op) error {
 		switch o.Kind {
 		case store.OpPut:
@@ -126,21 +146,40 @@ func (e *Engine) apply(b *store.Batch) store.Result {
 		case store.OpDelete:
 			e.remove(o.Key)
 		case store.OpDeleteRange:
-			var doomed [][]byte
-			e.tree.Ascend(entry{key: o.Key}, func(it entry) bool {
-				if bytes.Compare(it.key, o.Value) >= 0 {
-					return false
-				}
-				doomed = append(doomed, it.key)
-				return true
-			})
-			for _, k := range doomed {
-				e.remove(k)
-			}
+			e.removeRange(o.Key, o.Value)
 		}
 		return nil
 	})
-	return e.remember(b.ID(), store.Result{Index: e.index})
+	return store.Result{Index: e.index}
+}
+
+func (e *Engine) judge(b *store.Batch) error {
+	if err := b.Err(); err != nil {
+		return err
+	}
+	if p, ok := b.Partition(); ok && int(p) >= e.partitions {
+		return fmt.Errorf("%w: partition %d of %d", store.ErrInvalid, p, e.partitions)
+	}
+	if e.isFull(b) {
+		return store.ErrFull
+	}
+	return b.Each(func(o store.Op) error {
+		if o.Kind != store.OpRequire {
+			return nil
+		}
+		if have, _ := e.tree.Get(entry{key: o.Key}); have.rev != o.Rev {
+			return store.ErrConflict
+		}
+		return nil
+	})
+}
+
+func (e *Engine) isFull(b *store.Batch) bool {
+	full, limit := e.full, e.limit-e.reserve
+	if b.Class() == store.Reserve {
+		full, limit = e.exhausted, e.limit
+	}
+	return full || e.limit > 0 && e.bytes+uint64(b.Size()) > limit
 }
 
 func (e *Engine) set(key, value []byte) {
@@ -157,21 +196,29 @@ func (e *Engine) remove(key []byte) {
 	}
 }
 
-func (e *Engine) remember(id store.ID, r store.Result) store.Result {
-	if len(e.order) == remembered {
-		delete(e.results, e.order[0])
-		e.order = e.order[1:]
+func (e *Engine) removeRange(lower, upper []byte) {
+	var doomed [][]byte
+	e.tree.Ascend(entry{key: lower}, func(it entry) bool {
+		if bytes.Compare(it.key, upper) >= 0 {
+			return false
+		}
+		doomed = append(doomed, it.key)
+		return true
+	})
+	for _, k := range doomed {
+		e.remove(k)
 	}
-	e.order = append(e.order, id)
-	e.results[id] = r
-	return r
 }
 
 // Outcome implements store.Engine.
 func (e *Engine) Outcome(_ context.Context, id store.ID) (store.Result, bool, error) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	r, ok := e.results[id]
+	closing := e.closing
+	e.mu.Unlock()
+	if closing {
+		return store.Result{}, false, store.ErrClosed
+	}
+	r, ok := e.outcomes.Lookup(id)
 	return r, ok, nil
 }
 
@@ -188,23 +235,29 @@ func (e *Engine) Size(lower, upper []byte) (uint64, error) {
 	for it.Next() {
 		n += uint64(len(it.Key()) + len(it.Value()))
 	}
-	return n, nil
+	return n, it.Err()
 }
 
 // Usage implements store.Engine.
 func (e *Engine) Usage() store.Usage {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return store.Usage{Bytes: e.bytes}
+	full := e.full || e.limit > 0 && e.bytes >= e.limit-e.reserve
+	return store.Usage{Bytes: e.bytes, Limit: e.limit, Full: full}
 }
 
 // Close implements store.Engine.
 func (e *Engine) Close() error {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.closing = true
-	e.mu.Unlock()
 	e.wake.Broadcast()
+	e.mu.Unlock()
 	<-e.finished
+	e.mu.Lock()
+	for e.late > 0 {
+		e.wake.Wait()
+	}
 	return nil
 }
 
@@ -212,71 +265,10 @@ func (e *Engine) Close() error {
 func (e *Engine) Snapshot() store.Snapshot {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.closing {
+		s := &snapshot{}
+		s.closed.Store(true)
+		return s
+	}
 	return &snapshot{tree: e.tree.Copy(), index: e.index}
 }
-
-type snapshot struct {
-	tree  *btree.BTreeG[entry]
-	index uint64
-}
-
-func (s *snapshot) Index() uint64 { return s.index }
-func (s *snapshot) Close()        {}
-
-func (s *snapshot) Get(key []byte) ([]byte, store.Revision, error) {
-	it, ok := s.tree.Get(entry{key: key})
-	if !ok {
-		return nil, 0, store.ErrNotFound
-	}
-	return bytes.Clone(it.value), it.rev, nil
-}
-
-func (s *snapshot) Iter(lower, upper []byte) store.Iterator {
-	return &iterator{it: s.tree.Iter(), lower: lower, upper: upper}
-}
-
-type iterator struct {
-	it           btree.IterG[entry]
-	lower, upper []byte
-	placed       bool
-}
-
-func (i *iterator) inside(ok bool) bool {
-	return ok && bytes.Compare(i.it.Item().key, i.lower) >= 0 &&
-		(i.upper == nil || bytes.Compare(i.it.Item().key, i.upper) < 0)
-}
-
-func (i *iterator) Next() bool {
-	if i.placed {
-		return i.inside(i.it.Next())
-	}
-	return i.SeekGE(i.lower)
-}
-
-func (i *iterator) Prev() bool {
-	if i.placed {
-		return i.inside(i.it.Prev())
-	}
-	i.placed = true
-	if i.upper == nil {
-		return i.inside(i.it.Last())
-	}
-	if i.it.Seek(entry{key: i.upper}) {
-		return i.inside(i.it.Prev())
-	}
-	return i.inside(i.it.Last())
-}
-
-func (i *iterator) SeekGE(key []byte) bool {
-	if bytes.Compare(key, i.lower) < 0 {
-		key = i.lower
-	}
-	i.placed = true
-	return i.inside(i.it.Seek(entry{key: key}))
-}
-
-func (i *iterator) Key() []byte              { return i.it.Item().key }
-func (i *iterator) Value() []byte            { return i.it.Item().value }
-func (i *iterator) Revision() store.Revision { return i.it.Item().rev }
-func (i *iterator) Err() error               { return nil }
-func (i *iterator) Close() error             { i.it.Release(); return nil }

@@ -173,7 +173,7 @@ func (e *Engine) openPebble(lock *pebbledb.Lock, exists bool) error {
 		FormatMajorVersion:          pebbledb.FormatTableFormatV6,
 		MaxOpenFiles:                maxOpenFiles,
 		MaxManifestFileSize:         maxManifestBytes,
-		MemTableSize:                memTableSize,
+		MemTableSize:                e.opts.memTable,
 		MemTableStopWritesThreshold: memTables,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       40,

@@ -79,6 +79,8 @@ type Options struct {
 
 	// Clock is the machine's by default.
 	Clock clock.Clock
+
+	memTable uint64 // bytes of a memtable, memTableSize if 0
 }
 
 // complete fills in the defaults, or says what is wrong.
@@ -88,6 +90,7 @@ func (o *Options) complete() error {
 	setDefault(&o.Reserve, DefaultReserve)
 	setDefault(&o.CacheBytes, DefaultCacheBytes)
 	setDefault(&o.MaxQueued, DefaultMaxQueued)
+	setDefault(&o.memTable, memTableSize)
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
