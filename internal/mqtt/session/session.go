@@ -250,6 +250,9 @@ func (s *Session) stepOnline(in Input, now time.Time, out []Action) []Action {
 		s.heard = now
 		return s.received(in.Packet, now, out)
 	case Garbled:
+		if c, ok := in.Packet.(*packet.Connect); ok { // whatever is wrong with it
+			return s.received(c, now, out)
+		}
 		return s.violation(in.Err, "", out)
 	case Committed:
 		return s.committed(in, out)
