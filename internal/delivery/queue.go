@@ -115,7 +115,11 @@ func (q *Queue) offer(partition uint8, p position, e *event.Event, size int) {
 	}
 	q.take(l, p, e, size)
 	l.seen = p
-	q.grow(q.d.clock.Now())
+	now := q.d.clock.Now()
+	q.grow(now)
+	if q.running == 0 { // held back: the timer has to start a worker
+		q.arm(now)
+	}
 }
 
 // room reports whether an event may be taken from the log. Lanes that keep up

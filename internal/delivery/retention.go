@@ -64,7 +64,7 @@ func (s *Source) trim(partition uint8, oldest int64, surplus *uint64) (removed i
 			break
 		}
 		size := uint64(len(it.Key()) + len(it.Value()))
-		if *surplus < size {
+		if *surplus == 0 {
 			// An event that cannot be read is as old as its neighbours.
 			if e, err := recordEvent(it.Value()); err == nil && e.Accepted.UnixNano() >= oldest {
 				break
