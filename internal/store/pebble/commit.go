@@ -305,7 +305,7 @@ const flushWhenFull = 5 * time.Second
 func (e *Engine) housekeep() {
 	if !e.ballast.present.Load() && e.space.roomForBallast(e.ballast.size) {
 		if err := e.ballast.set(); err != nil {
-			e.opts.Log.Warn("cannot set space aside for a full disk", "err", err)
+			e.opts.Log.Warn("cannot set space aside for a full disk", "err", err.Error())
 		}
 	}
 	if e.room.normal > 0 {
@@ -317,6 +317,6 @@ func (e *Engine) housekeep() {
 	}
 	e.flushedAt, e.flushedIndex = now, e.index
 	if _, err := e.db.AsyncFlush(); err != nil {
-		e.opts.Log.Warn("cannot write tables to reclaim space", "err", err)
+		e.opts.Log.Warn("cannot write tables to reclaim space", "err", err.Error())
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/internal/clock"
 )
 
 // disk is the file system as Pebble sees it. It counts what is written, keeps
@@ -29,13 +31,14 @@ type disk struct {
 	written atomic.Uint64
 	writing atomic.Int64 // operations under way
 	blown   atomic.Bool
-	trouble atomic.Int64 // when a table could last not be written, Unix nanoseconds
+	quiet   chan struct{} // a blown fuse's last operation has ended
+	trouble atomic.Int64  // when a table could last not be written, Unix nanoseconds
 
 	mu   sync.Mutex
 	lock io.Closer
 }
 
-func newDisk(inner vfs.FS) *disk { return &disk{FS: inner} }
+func newDisk(inner vfs.FS) *disk { return &disk{FS: inner, quiet: make(chan struct{}, 1)} }
 
 // arm makes failed writes end all writing and be reported to fail instead of
 // to Pebble. Nil disarms.
@@ -50,10 +53,19 @@ func (d *disk) arm(fail func(error)) {
 // blow ends all writing.
 func (d *disk) blow() { d.blown.Store(true) }
 
+// quietGrace is how long unlock waits for operations under way.
+const quietGrace = 2 * time.Second
+
 // unlock gives the directory up, once nothing writes to it any more.
-func (d *disk) unlock() error {
-	if d.blown.Load() && d.writing.Load() > 0 {
-		return errors.New("a write does not end; the directory stays locked until the process ends")
+func (d *disk) unlock(c clock.Clock) error {
+	expired := make(chan struct{})
+	defer c.AfterFunc(quietGrace, func() { close(expired) }).Stop()
+	for d.blown.Load() && d.writing.Load() > 0 {
+		select {
+		case <-d.quiet:
+		case <-expired:
+			return errors.New("a write does not end; the directory stays locked until the process ends")
+		}
 	}
 	d.mu.Lock()
 	l := d.lock
@@ -70,12 +82,12 @@ func (d *disk) unlock() error {
 func (d *disk) change(vital bool, op func() (n int, err error)) (int, error) {
 	d.writing.Add(1)
 	if d.blown.Load() {
-		d.writing.Add(-1)
+		d.ended()
 		park()
 	}
 	n, err := op()
 	d.written.Add(uint64(max(n, 0)))
-	d.writing.Add(-1)
+	d.ended()
 	if err == nil {
 		return n, nil
 	}
@@ -89,6 +101,16 @@ func (d *disk) change(vital bool, op func() (n int, err error)) (int, error) {
 		d.trouble.Store(d.space.clock.Now().UnixNano())
 	}
 	return n, err
+}
+
+// ended follows every change.
+func (d *disk) ended() {
+	if d.writing.Add(-1) == 0 && d.blown.Load() {
+		select {
+		case d.quiet <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // park never returns.

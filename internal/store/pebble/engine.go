@@ -217,7 +217,7 @@ func (e *Engine) close() error {
 	e.wake.Broadcast()
 	<-e.buried // after settleLoop, or after a failure
 	if err := e.err(); err != nil {
-		return errors.Join(fmt.Errorf("the store has failed: %w", err), e.disk.unlock())
+		return errors.Join(fmt.Errorf("the store has failed: %w", err), e.disk.unlock(e.opts.Clock))
 	}
 	<-e.committed
 	e.stopOnce.Do(func() { close(e.stop) })
@@ -227,13 +227,13 @@ func (e *Engine) close() error {
 	err := e.guard(func() error {
 		if e.db.Metrics().MemTable.Size > flushAtClose {
 			if err := e.db.Flush(); err != nil {
-				e.opts.Log.Warn("cannot write tables at the end", "err", err)
+				e.opts.Log.Warn("cannot write tables at the end", "err", err.Error())
 			}
 		}
 		e.disk.arm(nil) // from here on, errors can be returned
 		return e.db.Close()
 	})
-	if err := errors.Join(err, e.disk.unlock()); err != nil {
+	if err := errors.Join(err, e.disk.unlock(e.opts.Clock)); err != nil {
 		return fmt.Errorf("close the store: %w", err)
 	}
 	return nil

@@ -41,7 +41,7 @@ func (e *Engine) listener() *pebbledb.EventListener {
 			// Repeated for as long as it lasts: say it once a minute.
 			now, last := e.opts.Clock.Now().UnixNano(), e.complained.Load()
 			if now-last >= int64(time.Minute) && e.complained.CompareAndSwap(last, now) {
-				e.opts.Log.Warn("storage cannot rewrite tables and will try again", "err", err)
+				e.opts.Log.Warn("storage cannot rewrite tables and will try again", "err", err.Error()) // without the stack that Pebble adds
 			}
 		},
 		DataCorruption: func(i pebbledb.DataCorruptionInfo) {

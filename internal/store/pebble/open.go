@@ -50,7 +50,7 @@ func Open(o Options) (*Engine, error) {
 	}
 	e := newEngine(o)
 	if err := e.open(); err != nil {
-		return nil, errors.Join(err, e.disk.unlock())
+		return nil, errors.Join(err, e.disk.unlock(e.opts.Clock))
 	}
 	return e, nil
 }

@@ -120,7 +120,7 @@ func (e *Engine) bury() {
 	e.outstanding, e.queue, e.head = nil, nil, 0
 	e.mu.Unlock()
 
-	e.opts.Log.Error("storage has failed and takes no more work", "err", failure)
+	e.opts.Log.Error("storage has failed and takes no more work", "err", failure.Error())
 	unknown := fmt.Errorf("%w: %w", store.ErrUnknown, failure)
 	closed := fmt.Errorf("%w: it has failed: %w", store.ErrClosed, failure)
 	for _, g := range groups {

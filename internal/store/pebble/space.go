@@ -131,12 +131,15 @@ func (s *space) roomForBallast(n uint64) bool {
 	return free > s.low+n
 }
 
+// smallest is the room below which not even small work is done.
+const smallest = 256
+
 // usage returns what is taken and left.
 func (s *space) usage() store.Usage {
 	r := s.room()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return store.Usage{Bytes: s.usedAt, Limit: s.limit, FreeBytes: s.freeAt, Full: r.normal == 0}
+	return store.Usage{Bytes: s.usedAt, Limit: s.limit, FreeBytes: s.freeAt, Full: r.normal < smallest}
 }
 
 // lastUsed returns what the store took when last asked.
