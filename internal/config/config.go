@@ -14,6 +14,7 @@ import (
 
 	"rollcall/internal/delivery"
 	"rollcall/internal/fault"
+	"rollcall/internal/grid"
 )
 
 // Profile is which of two sets of limits and refusals is in force.
@@ -31,17 +32,20 @@ type Config struct {
 	Profile Profile `yaml:"profile"` // open or azure
 	Node    string  `yaml:"node"`    // name of this machine in the ledger; default "node1"
 
-	Listen    Listen            `yaml:"listen"`
-	TLS       TLS               `yaml:"tls"`
-	Access    Access            `yaml:"access"`
-	Resource  Resource          `yaml:"resource"`
-	MQTT      MQTT              `yaml:"mqtt"`
-	Ledger    Ledger            `yaml:"ledger"`
-	Delivery  delivery.Settings `yaml:"delivery"`
-	Webhook   Webhook           `yaml:"webhook"`
-	Storage   Storage           `yaml:"storage"`
-	Log       Log               `yaml:"log"`
-	ReadyFile string            `yaml:"readyFile"` // written once everything listens; empty: none
+	Listen   Listen            `yaml:"listen"`
+	TLS      TLS               `yaml:"tls"`
+	Access   Access            `yaml:"access"`
+	Resource Resource          `yaml:"resource"`
+	MQTT     MQTT              `yaml:"mqtt"`
+	Ledger   Ledger            `yaml:"ledger"`
+	Delivery delivery.Settings `yaml:"delivery"`
+	Webhook  Webhook           `yaml:"webhook"`
+	// Subscriptions are the bounds of event subscriptions and the timing of
+	// the handshakes with their endpoints.
+	Subscriptions grid.Settings `yaml:"subscriptions"`
+	Storage       Storage       `yaml:"storage"`
+	Log           Log           `yaml:"log"`
+	ReadyFile     string        `yaml:"readyFile"` // written once everything listens; empty: none
 	// ShutdownTimeout bounds an orderly shutdown as a whole. Default 15s.
 	ShutdownTimeout time.Duration `yaml:"shutdownTimeout"`
 }
@@ -120,24 +124,16 @@ type Ledger struct {
 
 // Webhook is how targets of event subscriptions are reached.
 type Webhook struct {
-	// AllowLoopback and AllowPrivate admit targets on loopback and private
-	// addresses; AllowHTTP admits plain http. Unset: while every listener is
-	// on loopback.
-	AllowLoopback *bool  `yaml:"allowLoopback"`
-	AllowPrivate  *bool  `yaml:"allowPrivate"`
-	AllowHTTP     *bool  `yaml:"allowHttp"`
-	Proxy         string `yaml:"proxy"`  // URL of a proxy; empty: none, whatever the environment says
-	CAFile        string `yaml:"caFile"` // further trusted roots, PEM
-	Origin        string `yaml:"origin"` // of the CloudEvents handshake; default eventgrid.azure.net
+	// AllowPrivate admits targets on loopback and private addresses, AllowHTTP
+	// plain http. Unset: while every listener is on loopback.
+	AllowPrivate *bool  `yaml:"allowPrivate"`
+	AllowHTTP    *bool  `yaml:"allowHttp"`
+	Proxy        string `yaml:"proxy"`  // URL of a proxy; empty: none, whatever the environment says
+	CAFile       string `yaml:"caFile"` // further trusted roots, PEM
+	Origin       string `yaml:"origin"` // of the CloudEvents handshake; default eventgrid.azure.net
 	// PublicURL is how subscribers reach us, for validation URLs. Default: the
 	// first HTTPS listener, else the first HTTP one.
 	PublicURL string `yaml:"publicUrl"`
-	// ValidationAttempts, ValidationTimeout, ValidationPause and
-	// ValidationWindow time the handshakes. Defaults 3, 30s, 5s and 10m.
-	ValidationAttempts int           `yaml:"validationAttempts"`
-	ValidationTimeout  time.Duration `yaml:"validationTimeout"`
-	ValidationPause    time.Duration `yaml:"validationPause"`
-	ValidationWindow   time.Duration `yaml:"validationWindow"`
 }
 
 // Storage bounds the data directory, in bytes.
@@ -172,12 +168,10 @@ func Default(p Profile) Config {
 			MaxPacketSize: 1 << 20, ReceiveMaximum: 1000, TopicAliases: 10, MaxClientID: 512, MaxTopicLevels: 128,
 			MaxInflight: 100, QueueMessages: 1000, QueueBytes: 8 << 20, OutputBytes: 1 << 20,
 		},
-		Ledger:   Ledger{Age: 30 * 24 * time.Hour, Bytes: 1 << 30},
-		Delivery: delivery.DefaultSettings(),
-		Webhook: Webhook{
-			Origin: "eventgrid.azure.net", ValidationAttempts: 3, ValidationTimeout: 30 * time.Second,
-			ValidationPause: 5 * time.Second, ValidationWindow: 10 * time.Minute,
-		},
+		Ledger:          Ledger{Age: 30 * 24 * time.Hour, Bytes: 1 << 30},
+		Delivery:        delivery.DefaultSettings(),
+		Webhook:         Webhook{Origin: "eventgrid.azure.net"},
+		Subscriptions:   grid.DefaultSettings(),
 		Storage:         Storage{LowWater: 256 << 20, Reserve: 64 << 20, Cache: 8 << 20},
 		Log:             Log{Format: "text"},
 		ShutdownTimeout: 15 * time.Second,
@@ -252,6 +246,7 @@ func (c *Config) Validate() error {
 	v.check(c.Ledger.Age >= time.Minute, "ledger.age", "%v is shorter than 1m", c.Ledger.Age)
 	v.check(c.Ledger.Bytes >= 1<<20, "ledger.bytes", "%d is less than 1 MiB", c.Ledger.Bytes)
 	v.bad = append(v.bad, c.Delivery.Validate("delivery")...)
+	v.bad = append(v.bad, c.Subscriptions.Validate("subscriptions")...)
 	v.check(c.Log.Format == "text" || c.Log.Format == "json", "log.format", "%q is neither text nor json", c.Log.Format)
 	v.span("shutdownTimeout", c.ShutdownTimeout, time.Second, 10*time.Minute)
 	return v.bad.Err()
@@ -367,8 +362,4 @@ func (v *validation) storage() {
 func (v *validation) webhook() {
 	w := v.c.Webhook
 	v.check(w.Origin != "", "webhook.origin", "it is empty")
-	v.count("webhook.validationAttempts", w.ValidationAttempts, 1, 10)
-	v.span("webhook.validationTimeout", w.ValidationTimeout, 100*time.Millisecond, 5*time.Minute)
-	v.span("webhook.validationPause", w.ValidationPause, 0, 5*time.Minute)
-	v.span("webhook.validationWindow", w.ValidationWindow, time.Second, 24*time.Hour)
 }
