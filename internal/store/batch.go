@@ -66,6 +66,9 @@ func NewBatchWithID(id ID, c Class) *Batch {
 	b.buf = append(b.buf, encodingVersion)
 	b.buf = append(b.buf, id[:]...)
 	b.buf = append(b.buf, byte(c))
+	if c > Reserve {
+		b.fail("an unknown class")
+	}
 	return b
 }
 

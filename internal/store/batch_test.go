@@ -112,6 +112,9 @@ func TestBatchRules(t *testing.T) {
 		if (b.Err() == nil) != test.ok || b.Err() != nil && !errors.Is(b.Err(), store.ErrInvalid) {
 			t.Errorf("%s: %v", test.name, b.Err())
 		}
+		if c := store.NewBatchWithID(b.ID(), store.Reserve+1); c.Err() == nil {
+			t.Error("an unknown class is taken")
+		}
 		if b.Size() > store.MaxBatchSize {
 			t.Errorf("%s: %d bytes", test.name, b.Size())
 		}

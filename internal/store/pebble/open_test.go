@@ -261,3 +261,29 @@ func TestCloseWithOpenSnapshot(t *testing.T) {
 	<-released
 	s.Close() // again
 }
+
+// What an engine has started ends with it.
+func TestCloseEndsGoroutines(t *testing.T) {
+	count := func() int { return strings.Count(stacks(), "internal/store/pebble.(*Engine)") }
+	before := count()
+	for range 3 {
+		e := open(t, pebble.Options{})
+		if _, err := store.Commit(t.Context(), e, putting(store.Normal, "k", 100)); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(storetest.Patience); count() > before; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines before, now:\n%s", before, stacks())
+		}
+		runtime.Gosched() // one may have said that it ends, and not have ended
+	}
+}
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
