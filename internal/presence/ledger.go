@@ -51,10 +51,11 @@ const maxWaiting = 32
 
 // Stager adds what follows from a transition to its batch: the event that
 // tells of it. It may be called concurrently and must not block. The returned
-// function, which may be nil, is called once the batch is durable, in commit
-// order, and must not block either.
+// function, which may be nil, is called once with the outcome that the engine
+// reports for the batch, in commit order among batches that succeeded, and must
+// not block either.
 type Stager interface {
-	Stage(b *store.Batch, partition uint8, t *Transition) (committed func(index uint64))
+	Stage(b *store.Batch, partition uint8, t *Transition) (done func(store.Result))
 }
 
 // Connection is what the ledger needs of the connection that claims or holds a
@@ -334,23 +335,28 @@ func (l *Ledger) commit(s *seat, class store.Class, ts []Transition, settled fun
 	for i := range ts {
 		state.follow(&ts[i])
 	}
+	id := b.ID()
 	l.engine.Submit(b, func(r store.Result) {
+		for _, h := range hooks {
+			if h != nil {
+				h(r)
+			}
+		}
 		if errors.Is(r.Err, store.ErrUnknown) {
-			id := b.ID()
-			l.work.Go(func() { l.resolve(s, id, after.EventID, hooks, state, settled) })
+			l.work.Go(func() { l.resolve(s, id, after.EventID, state, settled) })
 			return
 		}
-		l.settle(s, r, hooks, state, settled)
+		l.settle(s, r, state, settled)
 	})
 }
 
 // compose fills b with everything that the transitions mean.
-func (l *Ledger) compose(s *seat, b *store.Batch, ts []Transition) []func(uint64) {
+func (l *Ledger) compose(s *seat, b *store.Batch, ts []Transition) []func(store.Result) {
 	p, realm, session := s.partition, s.name.realm, s.name.session
 	key := sessionKey(p, realm, session)
 	b.Require(key, s.rev)
 	state := s.state
-	hooks := make([]func(uint64), 0, len(ts))
+	hooks := make([]func(store.Result), 0, len(ts))
 	for i := range ts {
 		t := &ts[i]
 		if t.Kind == Disconnected {
@@ -383,14 +389,9 @@ func (s *State) follow(t *Transition) {
 	}
 }
 
-func (l *Ledger) settle(s *seat, r store.Result, hooks []func(uint64), state State, settled func(error)) {
+func (l *Ledger) settle(s *seat, r store.Result, state State, settled func(error)) {
 	if r.Err == nil {
 		s.state, s.rev = state, store.Revision(r.Index)
-		for _, h := range hooks {
-			if h != nil {
-				h(r.Index)
-			}
-		}
 	} else {
 		s.known = false // a conflict or worse: read again before the next try
 	}
@@ -399,12 +400,12 @@ func (l *Ledger) settle(s *seat, r store.Result, hooks []func(uint64), state Sta
 
 // resolve finds out what became of a batch whose outcome the engine could not
 // tell: by its id, else by whether its last event is the state's newest.
-func (l *Ledger) resolve(s *seat, id store.ID, eventID string, hooks []func(uint64), state State, settled func(error)) {
+func (l *Ledger) resolve(s *seat, id store.ID, eventID string, state State, settled func(error)) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	r, ok, err := l.engine.Outcome(ctx, id)
 	if err == nil && ok && !errors.Is(r.Err, store.ErrUnknown) {
-		l.settle(s, r, hooks, state, settled)
+		l.settle(s, r, state, settled)
 		return
 	}
 	s.known = false
@@ -413,7 +414,7 @@ func (l *Ledger) resolve(s *seat, id store.ID, eventID string, hooks []func(uint
 		return
 	}
 	if s.state.EventID == eventID {
-		l.settle(s, store.Result{Index: uint64(s.rev)}, hooks, state, settled)
+		l.settle(s, store.Result{Index: uint64(s.rev)}, state, settled)
 		return
 	}
 	settled(store.ErrUnknown)

@@ -348,12 +348,12 @@ type stager struct {
 	committed []uint64
 }
 
-func (s *stager) Stage(b *store.Batch, p uint8, tr *presence.Transition) func(uint64) {
+func (s *stager) Stage(b *store.Batch, p uint8, tr *presence.Transition) func(store.Result) {
 	b.PutSequenced(store.AppendKey(nil, p, store.TableEvent, tr.Realm), []byte(tr.EventID))
-	return func(index uint64) {
+	return func(r store.Result) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.committed = append(s.committed, index)
+		s.committed = append(s.committed, r.Index)
 	}
 }
 
