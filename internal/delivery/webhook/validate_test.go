@@ -23,7 +23,9 @@ func question() webhook.Question {
 func TestEventGridHandshake(t *testing.T) {
 	echo := func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		var events []struct{ Data struct{ ValidationCode string } }
+		var events []struct {
+			Data struct{ ValidationCode string }
+		}
 		if json.Unmarshal(body, &events) != nil || len(events) != 1 {
 			w.WriteHeader(400)
 			return
