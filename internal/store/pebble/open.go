@@ -26,7 +26,12 @@ const (
 	// is left when one is being filled and one being written.
 	cacheForMemTables = 2 * memTableSize
 	maxOpenFiles      = 500
-	maxManifestBytes  = 8 << 20
+
+	// A large lowest level that is not the last means fewer levels and less
+	// rewriting. A compaction into it may need as much space again for a
+	// while, so it is half of the default low-water mark.
+	lBaseMaxBytes    = 128 << 20
+	maxManifestBytes = 8 << 20
 )
 
 // Open opens the store in a directory and makes it if there is none. It
@@ -177,7 +182,7 @@ func (e *Engine) openPebble(lock *pebbledb.Lock, exists bool) error {
 		MemTableStopWritesThreshold: memTables,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       40,
-		LBaseMaxBytes:               64 << 20,
+		LBaseMaxBytes:               lBaseMaxBytes,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 	}
 	for i := range po.Levels {
