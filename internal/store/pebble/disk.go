@@ -29,8 +29,9 @@ type disk struct {
 	space *space                      // nil while the store is being opened
 	fail  atomic.Pointer[func(error)] // nil while it is opened or closed: errors are returned
 
-	written atomic.Uint64
-	writing atomic.Int64 // operations under way
+	written atomic.Uint64 // bytes
+	tables  atomic.Uint64 // bytes of them that went to tables
+	writing atomic.Int64  // operations under way
 	blown   atomic.Bool
 	quiet   chan struct{} // a blown fuse's last operation has ended
 	trouble atomic.Int64  // when a table could last not be written, Unix nanoseconds
@@ -88,6 +89,9 @@ func (d *disk) change(vital bool, op func() (n int, err error)) (int, error) {
 	}
 	n, err := op()
 	d.written.Add(uint64(max(n, 0)))
+	if !vital {
+		d.tables.Add(uint64(max(n, 0)))
+	}
 	d.ended()
 	if err == nil {
 		return n, nil

@@ -181,13 +181,17 @@ func (e *Engine) Size(lower, upper []byte) (uint64, error) {
 func (e *Engine) Usage() store.Usage { return e.space.usage() }
 
 // used returns the bytes that Pebble takes on disk.
-func (e *Engine) used() uint64 {
+func (e *Engine) used() used {
 	v := e.views.acquire()
 	if v == nil {
 		return e.space.lastUsed()
 	}
 	defer e.views.release(v)
-	return e.db.Metrics().DiskSpaceUsage()
+	m := e.db.Metrics()
+	return used{
+		total:   m.DiskSpaceUsage(),
+		passing: uint64(m.Compact.InProgressBytes) + m.Table.Local.ObsoleteSize + m.Table.Local.ZombieSize,
+	}
 }
 
 // closeGrace is how long Close waits for snapshots that are still open.

@@ -117,8 +117,9 @@ func TestFullDiskBetweenMeasurements(t *testing.T) {
 	}
 }
 
-// The limit is on the whole store: it is never exceeded, work of the reserve is
-// still done at it, and what is deleted makes room.
+// The limit is on the whole store: it is not exceeded but while tables are
+// replaced, work of the reserve is still done at it, and what is deleted makes
+// room.
 func TestLimit(t *testing.T) {
 	c := new(handClock)
 	e := open(t, pebble.Options{FS: vfs.NewMem(), Dir: "/s", Clock: c, Limit: pebble.MinLimit})
@@ -126,7 +127,7 @@ func TestLimit(t *testing.T) {
 	commit := func(b *store.Batch) error {
 		c.advance(10 * time.Millisecond)
 		_, err := store.Commit(t.Context(), e, b)
-		if u := e.Usage(); u.Bytes > pebble.MinLimit || u.Limit != pebble.MinLimit {
+		if u := e.Usage(); u.Bytes > pebble.MinLimit*3/2 || u.Limit != pebble.MinLimit {
 			t.Fatalf("usage %+v", u)
 		}
 		return err

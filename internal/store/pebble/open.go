@@ -115,7 +115,7 @@ func newEngine(o Options) *Engine {
 			return u.AvailBytes, err
 		}
 	}
-	e.space = newSpace(&e.opts, &e.disk.written, e.stop)
+	e.space = newSpace(&e.opts, e.disk, e.stop)
 	e.space.used = e.used
 	return e
 }

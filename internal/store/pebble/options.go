@@ -42,7 +42,9 @@ type Options struct {
 	// Limit bounds the bytes that the store takes on disk, its log included. 0
 	// means no limit but the disk's; else it is at least MinLimit. Normal work
 	// is refused from Limit − min(LowWater, Limit/4) on and work of the
-	// Reserve class from Limit − min(Reserve, Limit/16) on.
+	// Reserve class from Limit − min(Reserve, Limit/16) on; the latter is not
+	// kept from it by tables that are being replaced, which may exceed the
+	// limit for a moment.
 	Limit uint64
 
 	// LowWater is the number of free bytes on the file system below which

@@ -3,7 +3,6 @@ package pebble
 import (
 	"math"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"rollcall/internal/clock"
@@ -21,11 +20,11 @@ const (
 // when last asked, less what was written since. Nothing polls while nothing is
 // written. It may be used concurrently.
 type space struct {
-	clock   clock.Clock
-	free    func() (uint64, error) // of the file system
-	used    func() uint64          // by the store
-	written *atomic.Uint64         // by the store since it was opened
-	stop    <-chan struct{}        // ends pauses
+	clock clock.Clock
+	free  func() (uint64, error) // of the file system
+	used  func() used            // by the store
+	disk  *disk                  // counts what is written
+	stop  <-chan struct{}        // ends pauses
 
 	low, reserve uint64 // marks for bytes free on the file system
 	limit        uint64 // of bytes used, 0 for none
@@ -36,13 +35,27 @@ type space struct {
 	polled    bool
 	at        time.Time
 	freeAt    uint64
-	usedAt    uint64
+	usedAt    used
 	writtenAt uint64
+	tablesAt  uint64
 }
 
-func newSpace(o *Options, written *atomic.Uint64, stop <-chan struct{}) *space {
+// used is the bytes that the store takes.
+type used struct {
+	total uint64
+	// passing is the part of the total that goes away by itself: tables being
+	// written to replace others, and tables replaced. It may be as much as the
+	// rest for a moment, and does not keep work of the Reserve class from being
+	// done.
+	passing uint64
+}
+
+// left is the bytes left of the limit for work of the two classes.
+type left struct{ normal, reserve uint64 }
+
+func newSpace(o *Options, d *disk, stop <-chan struct{}) *space {
 	return &space{
-		clock: o.Clock, free: o.FreeSpace, written: written, stop: stop,
+		clock: o.Clock, free: o.FreeSpace, disk: d, stop: stop,
 		low: o.LowWater, reserve: o.Reserve, limit: o.Limit,
 		limitLow:     min(o.LowWater, o.Limit/4),
 		limitReserve: min(o.Reserve, o.Limit/16),
@@ -71,27 +84,29 @@ func (s *space) room() room {
 	fresh := s.polled && age >= 0 && age < pollEvery
 	free, left := s.estimate()
 	s.mu.Unlock()
-	if !fresh || age >= pollAtLeast && (free <= s.low || left <= s.limitLow) {
+	if !fresh || age >= pollAtLeast && (free <= s.low || left.normal <= s.limitLow) {
 		s.poll(now)
 		s.mu.Lock()
 		free, left = s.estimate()
 		s.mu.Unlock()
 	}
 	return room{
-		normal:  min(sub(free, s.low), sub(left, s.limitLow)),
-		reserve: min(sub(free, s.reserve), sub(left, s.limitReserve)),
+		normal:  min(sub(free, s.low), sub(left.normal, s.limitLow)),
+		reserve: min(sub(free, s.reserve), sub(left.reserve, s.limitReserve)),
 	}
 }
 
 // estimate returns the bytes free on the file system and left of the limit. The
 // caller holds mu.
-func (s *space) estimate() (free, left uint64) {
-	since := s.written.Load() - s.writtenAt
-	free, left = sub(s.freeAt, since), math.MaxUint64
-	if s.limit > 0 {
-		left = sub(s.limit, s.usedAt+since)
+func (s *space) estimate() (uint64, left) {
+	written := s.disk.written.Load() - s.writtenAt
+	free := sub(s.freeAt, written)
+	if s.limit == 0 {
+		return free, left{math.MaxUint64, math.MaxUint64}
 	}
-	return free, left
+	passing := s.usedAt.passing + s.disk.tables.Load() - s.tablesAt
+	total := s.usedAt.total + written
+	return free, left{sub(s.limit, total), sub(s.limit, sub(total, passing))}
 }
 
 // poll asks the file system and the store, unless the engine has stopped. A
@@ -103,14 +118,14 @@ func (s *space) poll(now time.Time) {
 		return
 	default:
 	}
-	written := s.written.Load()
+	written, tables := s.disk.written.Load(), s.disk.tables.Load()
 	used := s.used()
 	free, err := s.free()
 	if err != nil {
 		free = math.MaxUint64
 	}
 	s.mu.Lock()
-	s.writtenAt, s.usedAt, s.freeAt, s.at, s.polled = written, used, free, now, true
+	s.writtenAt, s.tablesAt, s.usedAt, s.freeAt, s.at, s.polled = written, tables, used, free, now, true
 	s.mu.Unlock()
 }
 
@@ -139,11 +154,11 @@ func (s *space) usage() store.Usage {
 	r := s.room()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return store.Usage{Bytes: s.usedAt, Limit: s.limit, FreeBytes: s.freeAt, Full: r.normal < smallest}
+	return store.Usage{Bytes: s.usedAt.total, Limit: s.limit, FreeBytes: s.freeAt, Full: r.normal < smallest}
 }
 
 // lastUsed returns what the store took when last asked.
-func (s *space) lastUsed() uint64 {
+func (s *space) lastUsed() used {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.usedAt
