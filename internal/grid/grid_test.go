@@ -350,29 +350,3 @@ func TestSecretsAreNotShown(t *testing.T) {
 		t.Errorf("attributes %s, %v", all, err)
 	}
 }
-
-func BenchmarkStage(b *testing.B) {
-	for _, n := range []int{0, 1, 10, 1000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			f := newFixture(b)
-			f.set.MaxSubscriptions = 0
-			r := newReceiver(b)
-			f.start()
-			for i := range n {
-				p := properties(r.URL)
-				p.Filter.SubjectBeginsWith = "clients/"
-				f.put(fmt.Sprintf("sub-%d", i), p)
-			}
-			for i := range n {
-				f.awaitState(fmt.Sprintf("sub-%d", i), grid.Succeeded)
-			}
-			e := newEvent("id", "Microsoft.EventGrid.MQTTClientSessionConnected", "clients/a/sessions/b")
-			e.Accepted, e.OutputID = time.Now(), "x"
-			b.ReportAllocs()
-			for b.Loop() {
-				batch := store.NewBatch(store.Normal)
-				f.grid.Stage(batch, 0, source, e)
-			}
-		})
-	}
-}

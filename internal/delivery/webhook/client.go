@@ -62,9 +62,10 @@ const userAgent = "rollcall"
 type Client struct {
 	rules   Rules
 	clock   clock.Clock
-	http    *http.Client
+	http    *http.Transport // used as it is: it follows no redirect and keeps no cookie
 	timeout time.Duration
 	origin  string
+	origins []string // origin as a header value
 	rate    int
 }
 
@@ -114,11 +115,9 @@ func New(o Options) (*Client, error) {
 		t.Proxy = http.ProxyURL(o.Proxy)
 	}
 	return &Client{
-		rules: o.Rules, clock: o.Clock, timeout: o.ResponseTimeout, origin: o.Origin, rate: o.RequestRate,
-		http: &http.Client{
-			Transport:     t,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		rules: o.Rules, clock: o.Clock, timeout: o.ResponseTimeout, origin: o.Origin,
+		origins: []string{o.Origin}, rate: o.RequestRate,
+		http: t,
 	}, nil
 }
 
@@ -141,7 +140,7 @@ type answer struct {
 // errNoAnswer is why a request was given up.
 var errNoAnswer = errors.New("no answer in time")
 
-// do makes one request. The URL is kept out of errors.
+// do makes one request.
 func (c *Client) do(ctx context.Context, r *http.Request, wantBody bool) (answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -155,12 +154,8 @@ func (c *Client) do(ctx context.Context, r *http.Request, wantBody bool) (answer
 }
 
 func (c *Client) roundTrip(r *http.Request, wantBody bool) (answer, error) {
-	resp, err := c.http.Do(r)
+	resp, err := c.http.RoundTrip(r)
 	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
 		return answer{}, err
 	}
 	defer resp.Body.Close()

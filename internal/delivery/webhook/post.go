@@ -70,14 +70,14 @@ func (d *Destination) Deliver(ctx context.Context, a delivery.Attempt) delivery.
 	h["Content-Type"] = contentTypes(a.Schema, a.Batch)
 	h["Accept-Encoding"] = encodings
 	h["aeg-event-type"] = notification
-	h["aeg-subscription-name"] = []string{strings.ToUpper(a.Subscription)}
-	h["aeg-delivery-count"] = []string{strconv.Itoa(a.Earlier)}
-	h["aeg-output-event-id"] = []string{first.OutputID}
 	h["aeg-metadata-version"] = metadataVersion // all events come from the Event Grid schema
-	h["aeg-data-version"] = []string{dataVersion(a.Schema, first)}
+	values := []string{strings.ToUpper(a.Subscription), strconv.Itoa(a.Earlier), first.OutputID, dataVersion(a.Schema, first)}
+	for i, name := range perAttempt { // one allocation for all
+		h[name] = values[i : i+1 : i+1]
+	}
 	if a.Schema == event.CloudEvents {
-		h["Origin"] = []string{d.client.origin}
-		h["WebHook-Request-Origin"] = []string{d.client.origin}
+		h["Origin"] = d.client.origins
+		h["WebHook-Request-Origin"] = d.client.origins
 	}
 	d.decorate(h, first)
 
@@ -94,6 +94,7 @@ func (d *Destination) Deliver(ctx context.Context, a delivery.Attempt) delivery.
 }
 
 var (
+	perAttempt      = [...]string{"aeg-subscription-name", "aeg-delivery-count", "aeg-output-event-id", "aeg-data-version"}
 	notification    = []string{"Notification"}
 	metadataVersion = []string{"1"}
 	encodings       = []string{"gzip,deflate"}
