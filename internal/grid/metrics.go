@@ -20,13 +20,20 @@ func newMetrics() *metrics {
 	}
 }
 
+func (m *metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.published, m.matched, m.tailDropped, m.handshakes}
+}
+
 // Describe implements prometheus.Collector.
-func (g *Grid) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(g, ch) }
+func (g *Grid) Describe(ch chan<- *prometheus.Desc) {
+	for _, c := range g.metrics.all() {
+		c.Describe(ch)
+	}
+}
 
 // Collect implements prometheus.Collector.
 func (g *Grid) Collect(ch chan<- prometheus.Metric) {
-	m := g.metrics
-	for _, c := range []prometheus.Collector{m.published, m.matched, m.tailDropped, m.handshakes} {
+	for _, c := range g.metrics.all() {
 		c.Collect(ch)
 	}
 }
