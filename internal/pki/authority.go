@@ -175,6 +175,9 @@ func readAuthority(certFile, keyFile string) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", certFile, err)
 	}
+	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(cert.PublicKey) {
+		return nil, fmt.Errorf("%s is not the key of %s; put the right one back, or remove both to have a new CA made", keyFile, certFile)
+	}
 	return &Authority{cert: cert, key: key}, nil
 }
 
@@ -304,5 +307,17 @@ func writeFile(file string, data []byte, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	return os.Rename(tmp.Name(), file)
+	if err := os.Rename(tmp.Name(), file); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(file))
+}
+
+// syncDir makes a rename in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

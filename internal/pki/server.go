@@ -119,7 +119,7 @@ func OpenLocal(dir string, ca *Authority, names Names, c clock.Clock, log *slog.
 	certFile, keyFile := filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key")
 	var current *x509.Certificate
 	load := func(now time.Time) (*tls.Certificate, error) {
-		if current != nil && now.Add(renewAhead).Before(current.NotAfter) {
+		if current != nil && !due(current, ca, now) {
 			return nil, nil
 		}
 		if current == nil {
@@ -132,6 +132,9 @@ func OpenLocal(dir string, ca *Authority, names Names, c clock.Clock, log *slog.
 			} else if !errors.Is(err, os.ErrNotExist) {
 				return nil, err
 			}
+		}
+		if now.After(ca.cert.NotAfter) {
+			return nil, fmt.Errorf("the CA %s expired at %s", ca.cert.Subject.CommonName, ca.cert.NotAfter.Format(time.RFC3339))
 		}
 		leaf, key, err := ca.issue(&x509.Certificate{
 			Subject:   pkix.Name{Organization: []string{"Rollcall"}, CommonName: names.DNS[0]},
@@ -164,10 +167,19 @@ func newServer(load func(time.Time) (*tls.Certificate, error), c clock.Clock, lo
 	return s, nil
 }
 
-// fits reports whether leaf still does: signed by ca, for all names, not near
-// its end.
+// due reports whether leaf nears its end, unless that is the CA's own, which a
+// new certificate would not outlive either.
+func due(leaf *x509.Certificate, ca *Authority, now time.Time) bool {
+	if leaf.NotAfter.Equal(ca.cert.NotAfter) {
+		return now.After(leaf.NotAfter)
+	}
+	return !now.Add(renewAhead).Before(leaf.NotAfter)
+}
+
+// fits reports whether leaf still does: signed by ca, for all names, not due
+// to be replaced.
 func fits(leaf *x509.Certificate, ca *Authority, names Names, now time.Time) bool {
-	if leaf.CheckSignatureFrom(ca.cert) != nil || !now.Add(renewAhead).Before(leaf.NotAfter) {
+	if leaf.CheckSignatureFrom(ca.cert) != nil || due(leaf, ca, now) {
 		return false
 	}
 	for _, d := range names.DNS {
