@@ -262,13 +262,6 @@ func (c *conn) Gone() bool {
 	return c.gone
 }
 
-// frozen returns what to wait for before acting on anything that arrived.
-func (c *conn) frozen() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.thaw
-}
-
 // arm makes the timer fire when the session's deadline comes. A deadline that
 // moves away costs nothing: the timer fires early and is set again.
 func (c *conn) arm() {

@@ -87,9 +87,6 @@ func (c *conn) burst(r *burst, n int, readErr error) error {
 // many bytes they took.
 func (c *conn) packets(r *burst, data []byte) (used int, err error) {
 	for {
-		for ch := c.frozen(); ch != nil; ch = c.frozen() {
-			<-ch
-		}
 		n, err := packet.Frame(data[used:], c.b.cfg.MaximumPacketSize)
 		if err == nil && n == 0 {
 			return used, nil
@@ -99,22 +96,40 @@ func (c *conn) packets(r *burst, data []byte) (used int, err error) {
 			in.Packet, err = c.decode(r, data[used:used+n])
 		}
 		if err != nil {
-			in.Kind = session.Garbled
+			in.Kind, in.Text = session.Garbled, packet.TypeOf(data[used]).String()
 			if !errors.As(err, &in.Err) {
 				in.Err = &packet.Error{Code: packet.MalformedPacket, Message: err.Error()}
 			}
 		} else {
 			c.b.metrics.received(in.Packet.Type()).Inc()
 		}
-		c.step(in)
-		c.mu.Lock()
-		over := c.s.Ended()
-		c.mu.Unlock()
-		if over {
+		if c.arrived(in) {
 			return used, errEnded
 		}
 		used += n
 	}
+}
+
+// arrived gives the session what came from the client, once the connection is
+// not frozen. It reports whether the session is over.
+func (c *conn) arrived(in session.Input) bool {
+	c.mu.Lock()
+	for c.thaw != nil {
+		thaw := c.thaw
+		c.mu.Unlock()
+		<-thaw
+		c.mu.Lock()
+	}
+	_, todo := c.stepLocked(in)
+	over := c.s.Ended()
+	c.mu.Unlock()
+	if len(todo) == 0 {
+		return over
+	}
+	c.perform(todo)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.s.Ended()
 }
 
 // decode uses r's structs for the packets that come often.

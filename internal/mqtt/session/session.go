@@ -56,7 +56,7 @@ type Kind uint8
 // The inputs.
 const (
 	Received  Kind = iota + 1 // Packet came
-	Garbled                   // bytes came that are no packet: Err
+	Garbled                   // bytes came that are no packet: Err, Text (the packet's name)
 	Admitted                  // the client may connect and its Connected is durable: Admission
 	Refused                   // the client may not connect: Code, Text
 	Committed                 // what Token stands for is done: Code, or Codes for each filter
@@ -253,7 +253,7 @@ func (s *Session) stepOnline(in Input, now time.Time, out []Action) []Action {
 		if c, ok := in.Packet.(*packet.Connect); ok { // whatever is wrong with it
 			return s.received(c, now, out)
 		}
-		return s.violation(in.Err, "", out)
+		return s.violation(in.Err, in.Text, out)
 	case Committed:
 		return s.committed(in, out)
 	case Deliver:
