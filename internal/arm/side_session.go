@@ -1,0 +1,261 @@
+package arm
+
+import (
+	"context"
+	"errors"
+	"math"
+	"net/http"
+	"time"
+	"unicode/utf8"
+
+	"rollcall/internal/disconnect"
+	"rollcall/internal/fault"
+	"rollcall/internal/presence"
+)
+
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+	maxWhy       = 256 // bytes
+)
+
+type sessionJSON struct {
+	Session        string          `json:"session"`
+	Owner          string          `json:"owner"`
+	Connected      bool            `json:"connected"`
+	Number         uint64          `json:"number"`
+	Since          time.Time       `json:"since"`
+	Protocol       string          `json:"protocol"`
+	Transport      string          `json:"transport"`
+	Remote         string          `json:"remote"`
+	Method         string          `json:"method"`
+	Node           string          `json:"node"`
+	Boot           uint64          `json:"boot"`
+	EventID        string          `json:"eventId"`
+	LastDisconnect *disconnectJSON `json:"lastDisconnect,omitempty"`
+}
+
+type disconnectJSON struct {
+	Reason   string       `json:"reason"`
+	Evidence evidenceJSON `json:"evidence"`
+}
+
+type evidenceJSON struct {
+	Kind   string `json:"kind"`
+	Packet string `json:"packet,omitempty"`
+	Code   *uint8 `json:"code,omitempty"`
+	Detail string `json:"detail"`
+}
+
+type transitionJSON struct {
+	Number    uint64        `json:"number"`
+	Kind      string        `json:"kind"`
+	Time      time.Time     `json:"time"`
+	EventID   string        `json:"eventId"`
+	Owner     string        `json:"owner"`
+	Protocol  string        `json:"protocol"`
+	Transport string        `json:"transport"`
+	Remote    string        `json:"remote"`
+	Method    string        `json:"method"`
+	Node      string        `json:"node"`
+	Boot      uint64        `json:"boot"`
+	Reason    string        `json:"reason,omitempty"`
+	Evidence  *evidenceJSON `json:"evidence,omitempty"`
+}
+
+func evidence(e disconnect.Evidence) evidenceJSON {
+	j := evidenceJSON{Kind: e.Kind.String(), Packet: e.Packet, Detail: e.Detail}
+	if e.HasCode {
+		j.Code = &e.Code
+	}
+	return j
+}
+
+func session(s presence.State) sessionJSON {
+	j := sessionJSON{
+		Session: s.Session, Owner: s.Owner, Connected: s.Open(), Number: s.Number, Since: s.Since,
+		Protocol: s.Origin.Protocol, Transport: s.Origin.Transport, Remote: s.Origin.Remote, Method: s.Origin.Method,
+		Node: s.Holder.Node, Boot: s.Holder.Boot, EventID: s.EventID,
+	}
+	if s.Reason.Valid() {
+		j.LastDisconnect = &disconnectJSON{s.Reason.String(), evidence(s.Evidence)}
+	}
+	return j
+}
+
+func transition(t presence.Transition) transitionJSON {
+	j := transitionJSON{
+		Number: t.Number, Kind: t.Kind.String(), Time: t.Time, EventID: t.EventID, Owner: t.Owner,
+		Protocol: t.Origin.Protocol, Transport: t.Origin.Transport, Remote: t.Origin.Remote, Method: t.Origin.Method,
+		Node: t.Holder.Node, Boot: t.Holder.Boot,
+	}
+	if t.Kind == presence.Disconnected {
+		e := evidence(t.Evidence)
+		j.Reason, j.Evidence = t.Reason.String(), &e
+	}
+	return j
+}
+
+// sideSessions serves the ledger.
+func (a *API) sideSessions(q *request, rest []string) error {
+	switch {
+	case len(rest) == 0:
+		return q.by(methods{http.MethodGet: a.listSessions})
+	case len(rest) == 1:
+		return q.by(methods{http.MethodGet: func(q *request) error {
+			if err := q.only(); err != nil {
+				return err
+			}
+			s, err := a.show(rest[0])
+			if err != nil {
+				return err
+			}
+			return q.json(http.StatusOK, session(s))
+		}})
+	case len(rest) == 2 && rest[1] == "history":
+		return q.by(methods{http.MethodGet: func(q *request) error { return a.history(q, rest[0]) }})
+	case len(rest) == 2 && rest[1] == "end":
+		return q.by(methods{http.MethodPost: func(q *request) error { return a.endSession(q, rest[0]) }})
+	}
+	return noRoute()
+}
+
+func (a *API) show(name string) (presence.State, error) {
+	s, err := a.o.Ledger.Show(a.o.Realm, name)
+	if errors.Is(err, presence.ErrUnknownSession) {
+		return s, fault.New(fault.NotFound, "No session named '%.512s' was ever connected.", name)
+	}
+	return s, err
+}
+
+func (a *API) listSessions(q *request) error {
+	if err := q.only("connected", "after", "limit"); err != nil {
+		return err
+	}
+	limit, err := q.number("limit", defaultLimit, maxLimit)
+	if err != nil {
+		return err
+	}
+	want, err := q.choice("connected", "", "true", "false")
+	if err != nil {
+		return err
+	}
+	query := presence.Query{Realm: a.o.Realm, After: q.param("after"), Limit: int(limit), Open: want == "true"}
+	list := a.o.Ledger.List
+	if want == "false" {
+		list = a.gone
+	}
+	found, more, err := list(q.r.Context(), query)
+	if err != nil {
+		return err
+	}
+	out := struct {
+		Value     []sessionJSON `json:"value"`
+		NextAfter string        `json:"nextAfter,omitempty"`
+	}{Value: make([]sessionJSON, len(found))}
+	for i, s := range found {
+		out.Value[i] = session(s)
+	}
+	if more {
+		out.NextAfter = found[len(found)-1].Session
+	}
+	return q.json(http.StatusOK, out)
+}
+
+// gone lists sessions that are not connected, page by page of all.
+func (a *API) gone(ctx context.Context, query presence.Query) (found []presence.State, more bool, err error) {
+	limit := query.Limit
+	query.Limit = maxLimit
+	for {
+		all, further, err := a.o.Ledger.List(ctx, query)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, s := range all {
+			if s.Open() {
+				continue
+			}
+			if len(found) == limit {
+				return found, true, nil
+			}
+			found = append(found, s)
+		}
+		if !further {
+			return found, false, nil
+		}
+		query.After = all[len(all)-1].Session
+	}
+}
+
+func (a *API) history(q *request, name string) error {
+	if err := q.only("from", "limit", "order"); err != nil {
+		return err
+	}
+	limit, err := q.number("limit", defaultLimit, maxLimit)
+	if err != nil {
+		return err
+	}
+	from, err := q.number("from", 0, math.MaxUint64)
+	if err != nil {
+		return err
+	}
+	order, err := q.choice("order", "newest", "oldest")
+	if err != nil {
+		return err
+	}
+	if _, err := a.show(name); err != nil {
+		return err
+	}
+	// Pages are continued by number, which the two transitions of a connection
+	// share, so a page takes both or neither and may have one more than asked.
+	page := presence.Page{From: from, Limit: int(limit) + 2, Newest: order == "newest"}
+	found, _, err := a.o.Ledger.History(a.o.Realm, name, page)
+	if err != nil {
+		return err
+	}
+	n := min(int(limit), len(found))
+	if n < len(found) && found[n].Number == found[n-1].Number {
+		n++
+	}
+	out := struct {
+		Value    []transitionJSON `json:"value"`
+		NextFrom uint64           `json:"nextFrom,omitempty"`
+	}{Value: []transitionJSON{}}
+	if n < len(found) {
+		out.NextFrom = found[n].Number
+		found = found[:n]
+	}
+	for _, t := range found {
+		out.Value = append(out.Value, transition(t))
+	}
+	return q.json(http.StatusOK, out)
+}
+
+// endSession ends a session's connection.
+func (a *API) endSession(q *request, name string) error {
+	if err := q.only(); err != nil {
+		return err
+	}
+	body, err := q.body()
+	if err != nil {
+		return err
+	}
+	var why string
+	var bad fault.List
+	o := newObject("", body, &bad)
+	o.into("why", &why, "A string")
+	o.finish()
+	if len(why) > maxWhy || !utf8.ValidString(why) {
+		bad.Add(fault.At("why", "The text has more than %d bytes or is not UTF-8.", maxWhy))
+	}
+	if err := bad.Err(); err != nil {
+		return err
+	}
+	if !a.o.EndSession(name, why) {
+		if _, err := a.show(name); err != nil {
+			return err
+		}
+		return fault.New(fault.NotFound, "The session '%.512s' is not connected.", name)
+	}
+	return q.json(http.StatusOK, map[string]bool{"ended": true})
+}
