@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"rollcall/internal/store"
 	"rollcall/internal/store/mem"
 )
 
@@ -200,5 +201,37 @@ func TestOwedEventWaitsForRoom(t *testing.T) {
 		if err := r.Run(func() context.Context { c, f := context.WithCancel(t.Context()); f(); return c }()); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// meddler is a recorder that changes the client just before the first event of
+// it is committed.
+type meddler struct {
+	*recorder
+	once   sync.Once
+	change func()
+}
+
+func (m *meddler) Stage(b *store.Batch, p uint8, c *Change) func(store.Result) {
+	m.once.Do(m.change)
+	return m.recorder.Stage(b, p, c)
+}
+
+// A change that comes between the reading of what is owed and the event's
+// commit is not forgotten, and the outdated event is not emitted.
+func TestChangeOvertakesEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engine, m := mem.New(), &meddler{recorder: newRecorder()}
+		defer engine.Close()
+		r := open(t, Options{Engine: engine, Stager: m, Coalesce: 3 * time.Second})
+		m.change = func() { put(t, r, "dev", ClientSpec{Description: "b"}) }
+		stop := run(t, r)
+		put(t, r, "dev", ClientSpec{Description: "a"})
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if all := m.all(); len(all) != 1 || all[0].Client.Description != "b" || r.Owed() != 0 {
+			t.Errorf("events %+v, %d owed, want one that tells of b", all, r.Owed())
+		}
+		stop()
 	})
 }

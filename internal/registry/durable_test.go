@@ -261,3 +261,83 @@ func TestViewFollowsTheStore(t *testing.T) {
 		t.Errorf("places are held for %v creations", r.creating)
 	}
 }
+
+// meddled is an engine that lets something happen between the taking of a
+// snapshot and its reading.
+type meddled struct {
+	store.Engine
+	mu   sync.Mutex
+	next func()
+}
+
+func (m *meddled) arm(f func()) {
+	m.mu.Lock()
+	m.next = f
+	m.mu.Unlock()
+}
+
+func (m *meddled) Snapshot() store.Snapshot {
+	s := m.Engine.Snapshot()
+	m.mu.Lock()
+	f := m.next
+	m.next = nil
+	m.mu.Unlock()
+	if f != nil {
+		f()
+	}
+	return s
+}
+
+// What is read again after a conflict does not undo what became visible
+// meanwhile.
+func TestRereadingIsNotOutdated(t *testing.T) {
+	var r *Registry
+	engine := &meddled{}
+	conflict := false
+	engine.Engine = delay.New(mem.New(), delay.Options{Max: -1, Fault: func(*store.Batch) delay.Fault {
+		if !conflict {
+			return delay.None
+		}
+		conflict = false
+		engine.arm(func() {
+			if existed, err := r.DeleteClient(t.Context(), "a", Condition{}); !existed || err != nil {
+				t.Errorf("delete: %v, %v", existed, err)
+			}
+		})
+		return delay.Conflict
+	}})
+	defer engine.Close()
+	r = open(t, Options{Engine: engine})
+	c := put(t, r, "a", ClientSpec{})
+	conflict = true
+	if _, _, err := r.PutClient(t.Context(), "a", ClientSpec{Description: "x"}, Condition{Revision: c.Revision}); code(err) != fault.PreconditionFailed {
+		t.Errorf("put: %v, want PreconditionFailed", err)
+	}
+	if c, err := r.Client("a"); err == nil {
+		t.Errorf("the deleted client is back: %+v", c)
+	}
+}
+
+func TestRacingCAs(t *testing.T) {
+	engine := mem.New()
+	defer engine.Close()
+	one, two := open(t, Options{Engine: engine}), open(t, Options{Engine: engine})
+	root := newIssuer(t, nil, "root")
+	for n := range 20 {
+		var created [2]bool
+		var errs [2]error
+		var wg sync.WaitGroup
+		for i, r := range []*Registry{one, two} {
+			wg.Go(func() {
+				_, created[i], errs[i] = r.PutCA(t.Context(), "root", CASpec{Description: fmt.Sprint(i), EncodedCertificate: root.pem()}, Condition{Absent: true})
+			})
+		}
+		wg.Wait()
+		if created[0] == created[1] || (errs[0] == nil) == (errs[1] == nil) {
+			t.Fatalf("round %d: created %v, %v, want exactly one", n, created, errs)
+		}
+		if existed, err := one.DeleteCA(t.Context(), "root", Condition{}); !existed || err != nil {
+			t.Fatal(existed, err)
+		}
+	}
+}

@@ -207,6 +207,8 @@ func TestChangesRaceWithConnects(t *testing.T) {
 				}
 				var wg sync.WaitGroup
 				var mu sync.Mutex
+				begun := make(chan struct{})
+				begin := sync.OnceFunc(func() { close(begun) })
 				for range 4 {
 					wg.Go(func() {
 						for range 3 {
@@ -215,8 +217,12 @@ func TestChangesRaceWithConnects(t *testing.T) {
 								admitted++
 								mu.Unlock()
 							}
+							begin()
 						}
 					})
+				}
+				if n%2 == 0 { // once somebody is in; else at once
+					<-begun
 				}
 				c.out(r)
 				wg.Wait()
