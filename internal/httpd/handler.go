@@ -66,6 +66,9 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (reason string, e
 		}
 	}
 	if r.ContentLength > s.opts.MaxBodyBytes {
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close") // or net/http would read on before it answers
+		}
 		return "body", fault.New(fault.TooLarge, "The body has %d bytes; at most %d are taken.", r.ContentLength, s.opts.MaxBodyBytes)
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, s.opts.MaxBodyBytes)
