@@ -1,0 +1,41 @@
+# Rollcall. Each target does its own set-up; see scripts/setup.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+GO ?= go
+BIN := bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -s -w -X rollcall/internal/cli.version=$(VERSION)
+
+# How much the long tests do. `make crash` and `make fuzz` are the full ones.
+FUZZTIME ?= 5m
+
+.PHONY: help build test lint bench fuzz crash clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/rollcall and bin/rollcall-audit, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+test: ## run all tests with the race detector (installs mosquitto's clients and npm packages)
+	@scripts/setup test
+	$(GO) vet ./...
+	$(GO) test -race -timeout 10m ./...
+
+lint: ## gofmt, vet, staticcheck and a short golangci-lint list
+	@scripts/lint
+
+bench: ## measure the whole system; docs/performance.md tells what the figures mean
+	@scripts/setup bench
+	$(GO) run ./bench $(BENCHFLAGS)
+
+fuzz: ## fuzz every parser and whole conversations, FUZZTIME each (default 5m)
+	@scripts/fuzz $(FUZZTIME)
+
+crash: ## the full crash campaign: kill -9, power cuts, 19,000 sessions, take-over storm
+	@scripts/setup test
+	ROLLCALL_CRASH_ROUNDS=200 ROLLCALL_POWERCUTS=1000 ROLLCALL_SESSIONS=19000 ROLLCALL_TAKEOVERS=10000 \
+		$(GO) test -count=1 -timeout 60m -v -run 'Crash|PowerCut|KillOpenSessions|TakeOverStorm|Kill' ./test/crash/... ./internal/store/...
+
+clean: ## remove what build made
+	rm -rf $(BIN)
