@@ -1,0 +1,86 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"time"
+
+	"rollcall/internal/config"
+	"rollcall/internal/mqtt/broker"
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/pki"
+	"rollcall/internal/registry"
+)
+
+// Under azure the events of a client's changes are coalesced: after three
+// quiet seconds, at the latest after five.
+const (
+	coalesceAfter = 3 * time.Second
+	coalesceCap   = 5 * time.Second
+)
+
+func (s *Server) openRegistry(ctx context.Context, ev *events) (err error) {
+	a := s.cfg.Access
+	o := registry.Options{
+		Engine: s.engine, Realm: s.namespaceRealm(), Clock: s.clock, Log: s.log, Stager: changes{ev, s.log},
+		Settings: registry.Settings{MaxCAs: 10},
+		ClientAuthority: func(now time.Time) (*pki.Authority, error) {
+			return pki.OpenClientAuthority(filepath.Join(s.cfg.Data, "pki"), now)
+		},
+	}
+	o.Settings.Anonymous = a.Anonymous
+	o.Settings.AlternativeAuthenticationNameSources = a.AuthenticationNameSources
+	o.Settings.PasswordsOverPlaintext = a.PasswordsOverPlaintext
+	o.Settings.Passwords = s.cfg.Profile == config.Open
+	if s.cfg.Profile == config.Azure {
+		o.Coalesce, o.CoalesceCap = coalesceAfter, coalesceCap
+	}
+	s.registry, err = registry.Open(ctx, o)
+	return err
+}
+
+// gatekeeper makes the registry what the broker asks for.
+type gatekeeper struct{ *registry.Registry }
+
+// Admit implements broker.Gatekeeper.
+func (g gatekeeper) Admit(ctx context.Context, c broker.Credentials) (broker.Identity, error) {
+	p := registry.Proof{
+		ClientID: c.ClientID, UserName: c.UserName, HasUser: c.HasUser, Password: c.Password,
+		Loopback: c.Info.Loopback, Confidential: c.Info.Confidential, Source: c.Info.Remote,
+	}
+	if host, _, err := net.SplitHostPort(c.Info.Remote); err == nil {
+		p.Source = host
+	}
+	if t := c.Info.TLS; t != nil && len(t.PeerCertificates) > 0 {
+		p.Leaf, p.Chain = t.PeerCertificates[0], t.PeerCertificates[1:]
+	}
+	id, err := g.Authenticate(ctx, p)
+	if err != nil {
+		return broker.Identity{}, refusal(err)
+	}
+	return broker.Identity{
+		AuthenticationName: id.AuthenticationName, Method: id.Method,
+		ExpiresAt: id.ExpiresAt, ExpiryDetail: id.ExpiryDetail, Standing: id.Standing,
+	}, nil
+}
+
+// refusal translates why the registry turned a client down. Other errors are
+// faults and stay as they are.
+func refusal(err error) error {
+	var d *registry.Denied
+	if !errors.As(err, &d) {
+		return err
+	}
+	code := packet.NotAuthorized
+	switch d.Code {
+	case registry.BadUserNameOrPassword:
+		code = packet.BadUserNameOrPassword
+	case registry.TooManyAttempts:
+		code = packet.ConnectionRateExceeded
+	case registry.ServerBusy:
+		code = packet.ServerBusy
+	}
+	return &broker.Refusal{Code: code, Text: d.Text}
+}

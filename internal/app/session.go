@@ -1,0 +1,31 @@
+package app
+
+import (
+	"rollcall/internal/config"
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/topic"
+)
+
+// sessionConfig is what the broker offers. Under azure come the refusals that
+// the service documents.
+func sessionConfig(c config.Config) session.Config {
+	m := c.MQTT
+	s := session.Config{
+		ConnectTimeout: m.ConnectTimeout, MaximumQoS: packet.QoS1,
+		ReceiveMaximum: uint16(m.ReceiveMaximum), MaximumPacketSize: uint32(m.MaxPacketSize),
+		TopicAliasMaximum: uint16(m.TopicAliases), MaximumKeepAlive: uint16(m.MaxKeepAlive),
+		Topics:      topic.Limits{MaxBytes: m.MaxTopicBytes, MaxLevels: m.MaxTopicLevels},
+		MaxClientID: m.MaxClientID, MaxSubscriptions: m.MaxSubscriptions, CheckPayload: true,
+		MaxInflight: uint16(m.MaxInflight), QueueMessages: m.QueueMessages, QueueBytes: m.QueueBytes,
+	}
+	if c.Profile == config.Azure {
+		s.MaxFilters = 10
+		s.MaxFieldBytes = 256
+		s.MaxUserBytes = 32 << 10
+		s.RefuseUserProps = true
+		s.FatalNegativeAck = true
+		s.ExpiryZeroNever = true
+	}
+	return s
+}

@@ -1,0 +1,77 @@
+package app
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rollcall/internal/store/pebble"
+)
+
+// Status is how a server is doing.
+type Status struct {
+	Version      string    `json:"version"`
+	Profile      string    `json:"profile"`
+	Node         string    `json:"node"`
+	Boot         uint64    `json:"boot"`
+	StartedAt    time.Time `json:"startedAt"`
+	Namespace    string    `json:"namespace"`
+	Endpoints    Endpoints `json:"endpoints"`
+	Storage      Storage   `json:"storage"`
+	OpenSessions int       `json:"openSessions"`
+}
+
+// Storage is the space that a server takes and has left, in bytes.
+type Storage struct {
+	Bytes     uint64 `json:"bytes"`
+	Limit     uint64 `json:"limit"`
+	FreeBytes uint64 `json:"freeBytes"`
+	Full      bool   `json:"full"`
+}
+
+// Status returns how the server is doing.
+func (s *Server) Status() Status {
+	u := s.engine.Usage()
+	return Status{
+		Version: s.version, Profile: string(s.cfg.Profile), Node: s.cfg.Node, Boot: s.ledger.Self().Boot,
+		StartedAt: s.started, Namespace: s.cfg.Resource.NamespaceID(), Endpoints: s.Endpoints(),
+		Storage:      Storage{Bytes: u.Bytes, Limit: u.Limit, FreeBytes: u.FreeBytes, Full: u.Full},
+		OpenSessions: s.ledger.OpenSessions(),
+	}
+}
+
+// storage are the metrics of the store.
+type storage struct{ engine *pebble.Engine }
+
+var (
+	descBytes     = prometheus.NewDesc("rollcall_store_bytes", "Bytes that the store takes on disk.", nil, nil)
+	descFree      = prometheus.NewDesc("rollcall_store_free_bytes", "Bytes left on the store's file system.", nil, nil)
+	descFull      = prometheus.NewDesc("rollcall_store_full", "1 while new work is refused because space is low.", nil, nil)
+	descBatches   = prometheus.NewDesc("rollcall_store_batches_total", "Batches whose outcome was reported.", nil, nil)
+	descGroups    = prometheus.NewDesc("rollcall_store_syncs_total", "Groups of batches that shared one sync.", nil, nil)
+	descConflicts = prometheus.NewDesc("rollcall_store_conflicts_total", "Batches that failed with a conflict.", nil, nil)
+	descRefused   = prometheus.NewDesc("rollcall_store_refused_total", "Batches refused because space is low.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (s storage) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descBytes, descFree, descFull, descBatches, descGroups, descConflicts, descRefused} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (s storage) Collect(ch chan<- prometheus.Metric) {
+	u, st := s.engine.Usage(), s.engine.Stats()
+	full := 0.0
+	if u.Full {
+		full = 1
+	}
+	ch <- prometheus.MustNewConstMetric(descBytes, prometheus.GaugeValue, float64(u.Bytes))
+	ch <- prometheus.MustNewConstMetric(descFree, prometheus.GaugeValue, float64(u.FreeBytes))
+	ch <- prometheus.MustNewConstMetric(descFull, prometheus.GaugeValue, full)
+	ch <- prometheus.MustNewConstMetric(descBatches, prometheus.CounterValue, float64(st.Batches))
+	ch <- prometheus.MustNewConstMetric(descGroups, prometheus.CounterValue, float64(st.Groups))
+	ch <- prometheus.MustNewConstMetric(descConflicts, prometheus.CounterValue, float64(st.Conflicts))
+	ch <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(st.Refused))
+}
