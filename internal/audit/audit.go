@@ -16,10 +16,10 @@ import (
 
 // Delivery is one event in one request that a receiver answered with success.
 type Delivery struct {
-	At           time.Time       `json:"at"`           // when it arrived
-	Subscription string          `json:"subscription"` // from the delivery headers
-	OutputID     string          `json:"outputId,omitempty"`
-	Event        json.RawMessage `json:"event"` // as delivered, CloudEvents 1.0 or Event Grid schema
+	At           time.Time       `json:"at"`                 // when it arrived
+	Subscription string          `json:"subscription"`       // from the delivery headers
+	OutputID     string          `json:"outputId,omitempty"` // empty: unknown, as for events of a batch
+	Event        json.RawMessage `json:"event"`              // as delivered, CloudEvents 1.0 or Event Grid schema
 }
 
 // Sighting is what one device saw of one connection attempt.
@@ -154,10 +154,13 @@ func (a *auditor) collect() {
 		if before, repeated := bodies[t.id]; repeated && !bytes.Equal(before, body) {
 			a.violate("P4", t.session, "event %s was delivered as %s and as %s", t.id, before, body)
 		}
-		if before, repeated := output[t.id]; repeated && before != d.OutputID {
+		if before, repeated := output[t.id]; repeated && d.OutputID != "" && before != d.OutputID {
 			a.violate("P4", t.session, "event %s has the output ids %s and %s", t.id, before, d.OutputID)
 		}
-		bodies[t.id], output[t.id] = body, d.OutputID
+		bodies[t.id] = body
+		if d.OutputID != "" {
+			output[t.id] = d.OutputID
+		}
 		a.events[t.id] = t
 	}
 }
@@ -328,6 +331,9 @@ func (a *auditor) witnessed(name string, ts []transition, seen []Sighting) {
 			open[n] = true
 		case !ended:
 			a.violate("P3", name, "the connection of connected %d ended at %s and has no disconnected", n, stamp(s.Closed))
+		case a.ambiguous(ins, i, seen, s):
+			// Several connections were under way at once: which of the numbers
+			// is this one's cannot be told from the outside.
 		case s.Reason != "" && out.reason != s.Reason:
 			a.violate("P5", name, "disconnected %d has the reason %s where the device knows it was %s", n, out.reason, s.Reason)
 		case !s.Goodbye && out.reason == "ClientInitiatedDisconnect":
@@ -350,6 +356,26 @@ func (a *auditor) match(ins []transition, used []bool, s Sighting) int {
 		}
 	}
 	return -1
+}
+
+// ambiguous reports whether the CONNACK of s could stand for another Connected
+// than the i-th, or that one for another CONNACK.
+func (a *auditor) ambiguous(ins []transition, i int, seen []Sighting, s Sighting) bool {
+	within := func(t transition, s Sighting) bool {
+		return !t.at.Before(s.Sent.Add(-a.in.Slack)) && !t.at.After(s.Acked.Add(a.in.Slack))
+	}
+	points, spans := 0, 0
+	for _, t := range ins[max(0, i-16):min(len(ins), i+17)] {
+		if within(t, s) {
+			points++
+		}
+	}
+	for _, other := range seen {
+		if !other.Acked.IsZero() && within(ins[i], other) {
+			spans++
+		}
+	}
+	return points > 1 || spans > 1
 }
 
 // ended orders sightings so that the earliest deadline is matched first.
