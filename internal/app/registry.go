@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"rollcall/internal/config"
@@ -34,6 +35,9 @@ func (s *Server) openRegistry(ctx context.Context, ev *events) (err error) {
 	o.Settings.AlternativeAuthenticationNameSources = a.AuthenticationNameSources
 	o.Settings.PasswordsOverPlaintext = a.PasswordsOverPlaintext
 	o.Settings.Passwords = s.cfg.Profile == config.Open
+	// A hash occupies a core for tens of milliseconds. Half of the cores are
+	// left to everybody else, whatever flood comes in.
+	o.Settings.MaxHashes = max(1, runtime.NumCPU()/2)
 	if s.cfg.Profile == config.Azure {
 		o.Coalesce, o.CoalesceCap = coalesceAfter, coalesceCap
 	}
