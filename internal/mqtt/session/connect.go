@@ -11,7 +11,7 @@ import (
 
 // stepConnecting waits for CONNECT. Nothing that happens here is a session's
 // end: there is none yet.
-func (s *Session) stepConnecting(in Input, now time.Time, out []Action) []Action {
+func (s *Session) stepConnecting(in *Input, now time.Time, out []Action) []Action {
 	switch in.Kind {
 	case Received:
 		c, ok := in.Packet.(*packet.Connect)
@@ -112,32 +112,45 @@ func (s *Session) judgeWill(w *packet.Will) (packet.ReasonCode, string) {
 
 // stepAdmission waits for Admitted or Refused. Whatever ends the connection
 // meanwhile is remembered: the claim may stand, and then so must its end.
-func (s *Session) stepAdmission(in Input, now time.Time, out []Action) []Action {
+func (s *Session) stepAdmission(in *Input, now time.Time, out []Action) []Action {
 	switch in.Kind {
 	case Admitted:
 		s.phase = online
-		if s.doomed {
-			if s.code != 0 {
-				code := s.code
-				if code != packet.NotAuthorized { // CONNACK has not all of DISCONNECT's codes
-					code = packet.ServerUnavailable
-				}
-				out = append(out, Action{Kind: Send, Packet: &packet.Connack{ReasonCode: code}})
-			}
-			return s.end(s.doom, 0, true, out)
+		if s.doom == nil {
+			return s.admitted(in.Admission, now, out)
 		}
-		return s.admitted(in.Admission, now, out)
+		if s.doom.code != 0 {
+			out = append(out, Action{Kind: Send, Packet: &packet.Connack{ReasonCode: s.doom.connack()}})
+		}
+		return s.end(s.doom.ending, 0, true, out)
 	case Refused:
-		if s.doomed {
-			return s.shut(out)
+		if s.doom == nil {
+			return s.refuse(in.Code, in.Text, out)
 		}
-		return s.refuse(in.Code, in.Text, out)
-	case Close, Lost:
-		if !s.doomed {
-			s.doomed, s.doom, s.code = true, in.Ending, in.Code
+		if s.doom.code != 0 {
+			return s.refuse(s.doom.connack(), "", out)
 		}
+		return s.shut(out)
+	case Close:
+		s.condemn(in.Ending, in.Code)
+	case Lost:
+		s.condemn(in.Ending, 0)
 	}
 	return out
+}
+
+func (s *Session) condemn(e Ending, code packet.ReasonCode) {
+	if s.doom == nil {
+		s.doom = &doom{e, code}
+	}
+}
+
+// connack is the code for CONNACK, which has not all of DISCONNECT's.
+func (d *doom) connack() packet.ReasonCode {
+	if d.code == packet.NotAuthorized {
+		return d.code
+	}
+	return packet.ServerUnavailable
 }
 
 // admitted answers CONNECT with what the server offers (3.2.2.3).
@@ -207,7 +220,11 @@ func (s *Session) violation(e *packet.Error, name string, out []Action) []Action
 	if e.Clause != "" {
 		detail += " [" + e.Clause + "]"
 	}
-	return s.end(Ending{disconnect.ClientError, disconnect.Evidence{
+	reason := disconnect.ClientError
+	if e.Code == packet.NotAuthorized {
+		reason = disconnect.ClientAuthorizationError
+	}
+	return s.end(Ending{reason, disconnect.Evidence{
 		Kind: disconnect.Packet, Packet: name, Code: uint8(e.Code), HasCode: true, Detail: detail,
 	}}, e.Code, true, out)
 }
@@ -219,7 +236,8 @@ func (s *Session) end(e Ending, code packet.ReasonCode, will bool, out []Action)
 	s.phase = ended
 	if code != 0 && s.version == packet.V5 {
 		p := &packet.Disconnect{ReasonCode: code}
-		if e.Reason == disconnect.ClientError || e.Reason == disconnect.SessionOverflow {
+		switch e.Reason {
+		case disconnect.ClientError, disconnect.ClientAuthorizationError, disconnect.SessionOverflow:
 			p.ReasonString = e.Evidence.Detail
 		}
 		out = append(out, Action{Kind: Send, Packet: p})
@@ -230,7 +248,7 @@ func (s *Session) end(e Ending, code packet.ReasonCode, will bool, out []Action)
 	a := Action{Kind: End, Ending: e}
 	if will && s.will != nil { // [MQTT-3.1.2-8]
 		p := s.will.Publish()
-		a.Will = newMessage(&p, s.id)
+		a.Will = s.newMessage(&p)
 	}
 	s.will, s.inflight, s.queue, s.acks, s.aliases = nil, nil, nil, nil, nil
 	return append(out, a, Action{Kind: Shut})

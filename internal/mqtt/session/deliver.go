@@ -8,14 +8,8 @@ import (
 	"rollcall/internal/mqtt/packet"
 )
 
-// queued is a QoS 1 message that waits for the client's window or the
-// transport.
-type queued struct {
-	message *Message
-}
-
 // deliver handles a message that matched a subscription of the client.
-func (s *Session) deliver(in Input, now time.Time, out []Action) []Action {
+func (s *Session) deliver(in *Input, now time.Time, out []Action) []Action {
 	m := in.Message
 	qos := min(m.QoS, in.QoS) // [MQTT-3.8.4-8]
 	if why := s.undeliverable(m, qos, now); why != "" {
@@ -37,7 +31,7 @@ func (s *Session) deliver(in Input, now time.Time, out []Action) []Action {
 				len(s.queue), s.queueLen, len(s.inflight), s.cfg.QueueMessages, s.cfg.QueueBytes),
 		}}, packet.QuotaExceeded, true, out)
 	}
-	s.queue = append(s.queue, queued{m})
+	s.queue = append(s.queue, m)
 	s.queueLen += m.Size()
 	return out
 }
@@ -71,7 +65,7 @@ func (s *Session) outgoing(m *Message, qos packet.QoS, id uint16, now time.Time)
 
 func (s *Session) sendQoS1(m *Message, now time.Time, out []Action) []Action {
 	if s.inflight == nil {
-		s.inflight = make(map[uint16]*Message)
+		s.inflight = make(map[uint16]struct{})
 	}
 	for { // [MQTT-2.2.1-3]; fewer than 65,535 are in flight, so one is free
 		s.nextID++
@@ -79,14 +73,15 @@ func (s *Session) sendQoS1(m *Message, now time.Time, out []Action) []Action {
 			break
 		}
 	}
-	s.inflight[s.nextID] = m
+	s.inflight[s.nextID] = struct{}{}
 	return append(out, s.outgoing(m, packet.QoS1, s.nextID, now))
 }
 
 // drain sends what waits, as far as the client's window allows.
 func (s *Session) drain(now time.Time, out []Action) []Action {
 	for len(s.queue) > 0 && len(s.inflight) < int(s.inflightMax) {
-		m := s.queue[0].message
+		m := s.queue[0]
+		s.queue[0] = nil
 		s.queue = s.queue[1:]
 		s.queueLen -= m.Size()
 		if why := s.undeliverable(m, packet.QoS1, now); why != "" {
@@ -101,8 +96,10 @@ func (s *Session) drain(now time.Time, out []Action) []Action {
 	return out
 }
 
-// acknowledged handles a PUBACK.
-func (s *Session) acknowledged(p *packet.Puback, now time.Time, out []Action) []Action {
+// acknowledged handles a PUBACK. While the transport is behind, what waits
+// goes on waiting for Drain: a client that acknowledges and does not read must
+// not make us send without bound.
+func (s *Session) acknowledged(p *packet.Puback, congested bool, now time.Time, out []Action) []Action {
 	if s.cfg.RefuseUserProps && len(p.UserProperties) > 0 {
 		return s.violation(userProps, "PUBACK", out)
 	}
@@ -114,5 +111,8 @@ func (s *Session) acknowledged(p *packet.Puback, now time.Time, out []Action) []
 		return out // of an earlier connection, or a mistake that harms nobody
 	}
 	delete(s.inflight, p.PacketID)
+	if congested {
+		return out
+	}
 	return s.drain(now, out)
 }

@@ -19,9 +19,12 @@ type Message struct {
 }
 
 // newMessage takes p over, which must not alias a read buffer any more.
-func newMessage(p *packet.Publish, from string) *Message {
-	m := &Message{Publish: *p, From: from}
+func (s *Session) newMessage(p *packet.Publish) *Message {
+	m := &Message{Publish: *p, From: s.id}
 	m.TopicAlias = 0 // [MQTT-3.3.2-7]
+	if s.cfg.ExpiryZeroNever && m.MessageExpiryInterval.Value == 0 {
+		m.MessageExpiryInterval = packet.Optional[uint32]{}
+	}
 	return m
 }
 

@@ -29,38 +29,42 @@ func (s *Session) owe(a ack) uint32 {
 
 // committed settles what a token stands for and sends every acknowledgement
 // that has become due, in the order of arrival [MQTT-4.6.0-2].
-func (s *Session) committed(in Input, out []Action) []Action {
-	i := in.Token - s.first
+func (s *Session) committed(token uint32, code packet.ReasonCode, codes []packet.ReasonCode, out []Action) []Action {
+	i := token - s.first
 	if i >= uint32(len(s.acks)) {
 		return out
 	}
 	a := &s.acks[i]
-	a.code, a.ready = in.Code, true
-	if in.Codes != nil {
-		a.codes = in.Codes
+	a.code, a.ready = code, true
+	if codes != nil {
+		a.codes = codes
 	}
-	for len(s.acks) > 0 && s.acks[0].ready {
-		out = append(out, Action{Kind: Send, Packet: s.acks[0].packet()})
-		if s.acks[0].kind == packet.PUBACK {
+	due := 0
+	for ; due < len(s.acks) && s.acks[due].ready; due++ {
+		out = append(out, s.acks[due].action())
+		if s.acks[due].kind == packet.PUBACK {
 			s.unacknowledged--
 		}
-		s.acks = s.acks[1:]
-		s.first++
 	}
-	if len(s.acks) == 0 {
+	s.first += uint32(due)
+	// To the front, so that the slice is used again: nearly always there is
+	// one acknowledgement and it is due.
+	n := copy(s.acks, s.acks[due:])
+	clear(s.acks[n:])
+	if s.acks = s.acks[:n]; n == 0 && cap(s.acks) > 16 {
 		s.acks = nil
 	}
 	return out
 }
 
-func (a *ack) packet() packet.Packet {
+func (a *ack) action() Action {
 	switch a.kind {
 	case packet.SUBACK:
-		return &packet.Suback{PacketID: a.id, ReasonCodes: a.codes}
+		return Action{Kind: Send, Packet: &packet.Suback{PacketID: a.id, ReasonCodes: a.codes}}
 	case packet.UNSUBACK:
-		return &packet.Unsuback{PacketID: a.id, ReasonCodes: a.codes}
+		return Action{Kind: Send, Packet: &packet.Unsuback{PacketID: a.id, ReasonCodes: a.codes}}
 	}
-	return &packet.Puback{PacketID: a.id, ReasonCode: a.code}
+	return Action{Kind: SendPuback, PacketID: a.id, Code: a.code}
 }
 
 // published handles a PUBLISH.
@@ -83,15 +87,12 @@ func (s *Session) published(p *packet.Publish, now time.Time, out []Action) []Ac
 	if code, text := s.judgePublish(p); code != 0 {
 		if s.version == packet.V5 && p.QoS == packet.QoS1 {
 			s.unacknowledged++
-			return s.committed(Input{Token: s.owe(ack{kind: packet.PUBACK, id: p.PacketID}), Code: code}, out)
+			return s.committed(s.owe(ack{kind: packet.PUBACK, id: p.PacketID}), code, nil, out)
 		}
 		return s.violation(&packet.Error{Code: code, Message: text}, "PUBLISH", out)
 	}
-	m := newMessage(p.Clone(), s.id)
+	m := s.newMessage(p.Clone())
 	m.Received = now
-	if s.cfg.ExpiryZeroNever && m.MessageExpiryInterval.Value == 0 {
-		m.MessageExpiryInterval = packet.Optional[uint32]{}
-	}
 	a := Action{Kind: Route, Message: m}
 	if p.QoS == packet.QoS1 {
 		s.unacknowledged++

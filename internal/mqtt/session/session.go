@@ -55,7 +55,7 @@ type Kind uint8
 
 // The inputs.
 const (
-	Received  Kind = iota + 1 // Packet came
+	Received  Kind = iota + 1 // Packet came; Congested
 	Garbled                   // bytes came that are no packet: Err, Text (the packet's name)
 	Admitted                  // the client may connect and its Connected is durable: Admission
 	Refused                   // the client may not connect: Code, Text
@@ -80,7 +80,7 @@ type Input struct {
 	Text      string
 	Message   *Message
 	QoS       packet.QoS // granted to the subscription that Message matched
-	Congested bool       // Deliver: the transport is behind
+	Congested bool       // the transport is behind: queue or drop rather than send
 	Ending    Ending
 }
 
@@ -104,7 +104,8 @@ type ActionKind uint8
 // The actions, to be carried out in order.
 const (
 	Send        ActionKind = iota + 1 // Packet to the client
-	SendMessage                       // Message to the client, with PacketID, QoS, Retain, Expiry
+	SendPuback                        // PUBACK to the client, with PacketID, Code
+	SendMessage                       // Message to the client, with PacketID, QoS, Expiry
 	Admit                             // judge Connect and claim ClientID; answer Admitted or Refused
 	Route                             // Message to its subscribers; answer Committed if Token is not 0
 	Subscribe                         // Subscriptions (Codes says which are legal); answer Committed
@@ -123,6 +124,7 @@ type Action struct {
 	Message       *Message
 	PacketID      uint16
 	QoS           packet.QoS
+	Code          packet.ReasonCode
 	Expiry        uint32 // seconds left, if Message expires
 	Token         uint32
 	Subscriptions []packet.Subscription
@@ -149,9 +151,7 @@ type Session struct {
 	version packet.Version
 	id      string // client id
 	assign  bool   // the server made the client id
-	doomed  bool   // ended before it was admitted, for this ending:
-	doom    Ending
-	code    packet.ReasonCode
+	doom    *doom  // ended before it was admitted
 
 	keepAlive time.Duration // one and a half times it; 0: none
 	heard     time.Time     // when the last packet came
@@ -171,10 +171,16 @@ type Session struct {
 	acks  []ack // owed to the client, oldest first
 	first uint32
 
-	inflight map[uint16]*Message
+	inflight map[uint16]struct{} // packet ids that the client has not acknowledged
 	nextID   uint16
-	queue    []queued
-	queueLen int // bytes
+	queue    []*Message // QoS 1, waiting for the client's window or the transport
+	queueLen int        // bytes
+}
+
+// doom is the end of a session that nobody has admitted yet.
+type doom struct {
+	ending Ending
+	code   packet.ReasonCode // for CONNACK; 0: nobody is there to get one
 }
 
 // New returns a session whose transport was opened at now.
@@ -210,6 +216,9 @@ func (s *Session) Online() bool { return s.phase == online }
 // Ended reports that the session is over.
 func (s *Session) Ended() bool { return s.phase == ended }
 
+// Doomed reports that the session will end as soon as it is admitted.
+func (s *Session) Doomed() bool { return s.phase == ended || s.doom != nil }
+
 // Waiting reports that messages wait for room in the transport or for
 // acknowledgements.
 func (s *Session) Waiting() bool { return len(s.queue) > 0 }
@@ -235,27 +244,27 @@ func (s *Session) Deadline() time.Time {
 func (s *Session) Step(in Input, now time.Time, out []Action) []Action {
 	switch s.phase {
 	case awaitConnect:
-		return s.stepConnecting(in, now, out)
+		return s.stepConnecting(&in, now, out)
 	case awaitAdmission:
-		return s.stepAdmission(in, now, out)
+		return s.stepAdmission(&in, now, out)
 	case online:
-		return s.stepOnline(in, now, out)
+		return s.stepOnline(&in, now, out)
 	}
 	return out
 }
 
-func (s *Session) stepOnline(in Input, now time.Time, out []Action) []Action {
+func (s *Session) stepOnline(in *Input, now time.Time, out []Action) []Action {
 	switch in.Kind {
 	case Received:
 		s.heard = now
-		return s.received(in.Packet, now, out)
+		return s.received(in, now, out)
 	case Garbled:
-		if c, ok := in.Packet.(*packet.Connect); ok { // whatever is wrong with it
-			return s.received(c, now, out)
+		if _, ok := in.Packet.(*packet.Connect); ok { // whatever is wrong with it
+			return s.received(in, now, out)
 		}
 		return s.violation(in.Err, in.Text, out)
 	case Committed:
-		return s.committed(in, out)
+		return s.committed(in.Token, in.Code, in.Codes, out)
 	case Deliver:
 		return s.deliver(in, now, out)
 	case Drain:
@@ -271,7 +280,8 @@ func (s *Session) stepOnline(in Input, now time.Time, out []Action) []Action {
 }
 
 // received handles a packet of a connected client.
-func (s *Session) received(p packet.Packet, now time.Time, out []Action) []Action {
+func (s *Session) received(in *Input, now time.Time, out []Action) []Action {
+	p := in.Packet
 	if err := packet.CheckFromClient(p); err != nil {
 		e, _ := err.(*packet.Error)
 		return s.violation(e, p.Type().String(), out)
@@ -280,7 +290,7 @@ func (s *Session) received(p packet.Packet, now time.Time, out []Action) []Actio
 	case *packet.Publish:
 		return s.published(p, now, out)
 	case *packet.Puback:
-		return s.acknowledged(p, now, out)
+		return s.acknowledged(p, in.Congested, now, out)
 	case *packet.Subscribe:
 		return s.subscribe(p, out)
 	case *packet.Unsubscribe:

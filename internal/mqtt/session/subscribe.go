@@ -78,7 +78,7 @@ func (s *Session) unsubscribe(p *packet.Unsubscribe, out []Action) []Action {
 			codes[i] = packet.ImplementationSpecificError
 		}
 		token := s.owe(ack{kind: packet.UNSUBACK, id: p.PacketID})
-		return s.committed(Input{Token: token, Codes: codes}, out)
+		return s.committed(token, 0, codes, out)
 	}
 	for i, f := range p.Filters {
 		if _, have := s.subscriptions[f]; !have {

@@ -189,7 +189,9 @@ func input(t *testing.T, verb string, a map[string]string, messages map[string]*
 		}
 		return received(p)
 	case "puback":
-		return received(&packet.Puback{PacketID: uint16(num("id")), ReasonCode: code, UserProperties: user})
+		in := received(&packet.Puback{PacketID: uint16(num("id")), ReasonCode: code, UserProperties: user})
+		in.Congested = a["congested"] != ""
+		return in
 	case "pubrec":
 		return received(&packet.Pubrec{PacketID: uint16(num("id"))})
 	case "pubrel":
@@ -269,6 +271,8 @@ func show(a session.Action) string {
 	switch a.Kind {
 	case session.Send:
 		return "send " + showPacket(a.Packet)
+	case session.SendPuback:
+		return "send " + showPacket(&packet.Puback{PacketID: a.PacketID, ReasonCode: a.Code})
 	case session.SendMessage:
 		return fmt.Sprintf("message %s qos=%d id=%d expiry=%d", a.Message.Payload, a.QoS, a.PacketID, a.Expiry)
 	case session.Admit:
