@@ -129,10 +129,10 @@ type Options struct {
 type Broker struct {
 	opts    Options
 	cfg     session.Config
-	tree    *topic.Tree[*conn, grant]
 	metrics *metrics
 
 	mu       sync.Mutex
+	trees    map[string]*topic.Tree[*conn, grant] // by realm; as many as listeners name
 	conns    map[*conn]struct{}
 	byName   map[sessionName]*conn // the newest that was admitted
 	draining bool
@@ -164,22 +164,38 @@ func New(o Options) (*Broker, error) {
 		o.OutputBytes = 1 << 20
 	}
 	b := &Broker{
-		opts: o, cfg: o.Session, tree: topic.NewTree[*conn, grant](), metrics: newMetrics(),
+		opts: o, cfg: o.Session, metrics: newMetrics(), trees: make(map[string]*topic.Tree[*conn, grant]),
 		conns: make(map[*conn]struct{}), byName: make(map[sessionName]*conn),
 	}
 	b.cfg.NewClientID = o.NewClientID
 	return b, nil
 }
 
-// enter registers a connection, or reports that the broker is shutting down.
-func (b *Broker) enter(c *conn) bool {
+// enter registers a connection and returns the subscriptions of its realm, or
+// nil if the broker is shutting down.
+func (b *Broker) enter(c *conn) *topic.Tree[*conn, grant] {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.draining {
-		return false
+		return nil
 	}
 	b.conns[c] = struct{}{}
-	return true
+	t := b.trees[c.info.Realm]
+	if t == nil {
+		t = topic.NewTree[*conn, grant]()
+		b.trees[c.info.Realm] = t
+	}
+	return t
+}
+
+// subscriptions counts those of all realms.
+func (b *Broker) subscriptions() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, t := range b.trees {
+		n += t.Len()
+	}
+	return n
 }
 
 func (b *Broker) leave(c *conn) {
@@ -231,7 +247,7 @@ func (b *Broker) End(realm, id, why string) bool {
 	if why != "" {
 		detail += ": " + why
 	}
-	return c.close(session.Ending{
+	return c.end(session.Ending{
 		Reason:   disconnect.ServerInitiatedDisconnect,
 		Evidence: disconnect.Evidence{Kind: disconnect.Operator, Detail: detail},
 	}, packet.AdministrativeAction)
@@ -245,7 +261,7 @@ func (b *Broker) Shutdown() {
 	b.draining = true
 	b.mu.Unlock()
 	for _, c := range b.all(func(c *conn) bool { return true }) {
-		c.close(session.Ending{
+		c.end(session.Ending{
 			Reason:   disconnect.ServerInitiatedDisconnect,
 			Evidence: disconnect.Evidence{Kind: disconnect.Operator, Detail: "the server is shutting down"},
 		}, packet.ServerShuttingDown)

@@ -11,34 +11,43 @@ import (
 	"rollcall/internal/mqtt/listen"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/topic"
 )
 
 // conn drives one session over one transport. Its reader is the goroutine that
-// called Serve; a writer exists only while there is something to write.
+// called Serve: it alone reads, subscribes, routes what the client publishes,
+// its Will last, says good-bye and closes. Whoever else ends the session wakes
+// it. A writer exists only while there is something to write; Serve waits for
+// it.
 type conn struct {
 	b    *Broker
 	nc   net.Conn
 	info listen.Info
 	name sessionName // set before the session is claimed, constant from then on
+	tree *topic.Tree[*conn, grant]
+	work sync.WaitGroup // the writer
 
 	mu       sync.Mutex
 	s        *session.Session
-	out      []byte        // encoded packets not written yet
+	out      *output       // encoded packets not written yet; nil if there are none
 	writing  bool          // a goroutine is writing
-	shut     bool          // close the transport once out is written
-	gone     bool          // the transport is dead
-	thaw     chan struct{} // not nil while frozen; closed by Unfreeze and Evict
+	gone     bool          // the transport is dead, or closed by us
+	frozen   bool          // what arrives must wait: the session is being taken over
+	wake     chan struct{} // the reader waits for it; nil if it does not
 	hold     Hold
+	will     *session.Message // due, to be published by the reader
 	standing func() error
 	timer    clock.Timer
 	timerAt  time.Time
+	timerNo  uint32 // tells a timer that was replaced from its successor
 }
 
 // Serve serves one connection until it has ended, and closes it. It implements
 // listen.Handler.
 func (b *Broker) Serve(nc net.Conn, info listen.Info) {
 	c := &conn{b: b, nc: nc, info: info, s: session.New(&b.cfg, b.opts.Clock.Now())}
-	if !b.enter(c) {
+	c.tree = b.enter(c)
+	if c.tree == nil {
 		nc.Close()
 		return
 	}
@@ -46,162 +55,219 @@ func (b *Broker) Serve(nc net.Conn, info listen.Info) {
 	c.mu.Lock()
 	c.arm()
 	c.mu.Unlock()
-	defer c.disarm()
-	// The one place where a fault of ours is kept from taking others with it.
-	defer func() {
-		if r := recover(); r != nil {
-			b.metrics.panics.Inc()
-			b.opts.Log.Error("a connection failed inside the server", "session", c.name.id, "panic", r, "stack", stack())
-			c.fault(fmt.Sprint(r))
-		}
-	}()
-	c.read()
+	var err error
+	c.guarded(func() { err = c.read() })
+	c.guarded(func() { c.finish(err) })
+	c.close()
 }
 
-// step gives the session one input and carries out what follows. It must be
-// called without the lock. It reports whether the session ended by it.
-func (c *conn) step(in session.Input) bool {
+// finish settles the end of the session once the reader has stopped with err.
+func (c *conn) finish(err error) {
 	c.mu.Lock()
-	ended, todo := c.stepLocked(in)
+	over := c.s.Ended() // and the transport lives: there are last words
+	c.gone = c.gone || !over
 	c.mu.Unlock()
-	c.perform(todo)
-	return ended
+	c.perform(c.step(session.Input{Kind: session.Lost, Ending: ending(err)}))
+	c.tree.RemoveAll(c)
+	c.mu.Lock()
+	will := c.will
+	c.mu.Unlock()
+	if will != nil {
+		will.Received = c.b.opts.Clock.Now()
+		c.route(will)
+	}
+	if over {
+		c.farewell()
+	}
+}
+
+// close closes the transport and waits for the writer.
+func (c *conn) close() {
+	c.mu.Lock()
+	c.gone = true
+	if c.timer != nil {
+		c.timer.Stop()
+		c.timer = nil
+	}
+	c.mu.Unlock()
+	c.nc.Close()
+	c.work.Wait()
+}
+
+// step gives the session one input and returns what is left to perform. It
+// must be called without the lock.
+func (c *conn) step(in session.Input) *actions {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stepLocked(in)
 }
 
 // stepLocked gives the session one input. What can be done under the lock is
 // done; the rest is returned, to be given to perform without the lock.
-func (c *conn) stepLocked(in session.Input) (ended bool, todo []session.Action) {
-	before := c.s.Ended()
-	acts := c.s.Step(in, c.b.opts.Clock.Now(), nil)
-	for i := range acts {
-		a := &acts[i]
-		switch a.Kind {
-		case session.Send:
-			c.append(a.Packet)
-		case session.SendMessage:
-			c.appendMessage(a)
-		case session.Shut:
-			c.shut = true
-		default:
-			todo = append(todo, *a)
+func (c *conn) stepLocked(in session.Input) *actions {
+	a := actionLists.Get().(*actions)
+	a.list = c.s.Step(in, c.b.opts.Clock.Now(), a.list[:0])
+	misfit, left := c.carryOut(a.list)
+	if misfit != 0 && !c.s.Ended() {
+		// A client that cannot be acknowledged cannot be served.
+		e, code := tooSmall(c.s.MaximumPacketSize(), misfit), packet.PacketTooLarge
+		if misfit == packet.CONNACK { // nothing goes before it [MQTT-3.2.0-1]
+			code = 0
 		}
+		n := len(a.list)
+		a.list = c.s.Step(session.Input{Kind: session.Close, Ending: e, Code: code}, c.b.opts.Clock.Now(), a.list)
+		c.carryOut(a.list[n:])
+		left = true
 	}
 	if in.Kind != session.Received && in.Kind != session.Deliver {
 		c.arm()
 	}
-	return !before && c.s.Ended(), todo
+	if !left {
+		a.put()
+		return nil
+	}
+	return a
 }
 
-// append encodes a packet for the client.
-func (c *conn) append(p packet.Packet) {
-	if c.s.Quiet() {
-		switch p.(type) {
-		case *packet.Connack, *packet.Disconnect:
+// actions are what a step asked for. They are pooled: every packet makes some.
+type actions struct{ list []session.Action }
+
+var actionLists = sync.Pool{New: func() any { return &actions{list: make([]session.Action, 0, 4)} }}
+
+func (a *actions) put() {
+	if cap(a.list) <= 64 {
+		clear(a.list)
+		actionLists.Put(a)
+	}
+}
+
+// carryOut does what is done under the lock. It returns the type of a packet
+// that the client has no room for, or 0, and whether anything is left.
+func (c *conn) carryOut(acts []session.Action) (misfit packet.Type, left bool) {
+	for i := range acts {
+		a := &acts[i]
+		switch a.Kind {
+		case session.Send:
+			if !c.append(a.Packet) && misfit == 0 {
+				misfit = a.Packet.Type()
+			}
+		case session.SendPuback:
+			if !c.appendPuback(a.PacketID, a.Code) && misfit == 0 {
+				misfit = packet.PUBACK
+			}
+		case session.SendMessage:
+			c.appendMessage(a)
+		case session.Drop:
+			c.b.metrics.drop(a.Ending.Evidence.Detail)
+		case session.End:
+			c.will, left = a.Will, true
 		default:
-			p = packet.WithoutProblemInformation(p) // [MQTT-3.1.2-29]
+			left = true
+		case session.Shut:
+			// The reader goes on to finish, and no write keeps it for long.
+			now := time.Now()
+			_ = c.nc.SetReadDeadline(now) // it fails only if the transport is dead
+			_ = c.nc.SetWriteDeadline(now.Add(min(c.b.opts.WriteTimeout, closeTimeout)))
 		}
 	}
-	out, err := packet.AppendLimited(c.out, p, c.s.Version(), c.s.MaximumPacketSize())
-	if err != nil { // too large for the client: it has to do without [MQTT-3.1.2-24]
-		c.b.metrics.dropped.WithLabelValues("too_large").Inc()
-		return
-	}
-	c.out = out
-	c.b.metrics.sent(p.Type()).Inc()
+	return misfit, left
 }
 
-func (c *conn) appendMessage(a *session.Action) {
-	e, err := a.Message.Encoded(c.s.Version(), a.QoS, false)
-	if err != nil { // the session has looked before
-		c.b.metrics.dropped.WithLabelValues("encoding").Inc()
-		return
-	}
-	c.out = e.AppendTo(c.out, a.PacketID, false, a.Expiry)
-	c.b.metrics.sent(packet.PUBLISH).Inc()
+func tooSmall(limit uint32, t packet.Type) session.Ending {
+	return session.Ending{Reason: disconnect.ClientError, Evidence: disconnect.Evidence{
+		Kind: disconnect.Limit, Packet: t.String(),
+		Detail: fmt.Sprintf("the client accepts packets of at most %d bytes, and its %s takes more", limit, t),
+	}}
 }
 
 // perform carries out what needs no lock, or other connections' locks, and
-// then sees to it that what is to be sent gets written.
-func (c *conn) perform(todo []session.Action) {
-	for i := range todo {
-		a := &todo[i]
-		switch a.Kind {
-		case session.Admit:
-			c.admit(a)
-		case session.Route:
-			c.b.route(a.Message)
-			if a.Token != 0 {
-				c.step(session.Input{Kind: session.Committed, Token: a.Token})
-			}
-		case session.Subscribe:
-			c.subscribe(a)
-		case session.Unsubscribe:
-			for _, f := range a.Filters {
-				c.b.tree.Unsubscribe(f, c)
-			}
-			c.step(session.Input{Kind: session.Committed, Token: a.Token, Codes: a.Codes})
-		case session.Drop:
-			c.b.metrics.dropped.WithLabelValues(a.Ending.Evidence.Detail).Inc()
-		case session.End:
-			c.ended(a)
-		}
-	}
-}
-
-func (c *conn) subscribe(a *session.Action) {
-	for i, sub := range a.Subscriptions {
-		if !a.Codes[i].Failed() {
-			c.b.tree.Subscribe(sub.Filter, c, grant{conn: c, qos: sub.QoS, noLocal: sub.NoLocal})
-		}
-	}
-	c.mu.Lock()
-	ended := c.s.Ended()
-	c.mu.Unlock()
-	if ended { // by someone else, who may have been here before us
-		c.b.tree.RemoveAll(c)
+// takes todo, which may be nil, over.
+func (c *conn) perform(todo *actions) {
+	if todo == nil {
 		return
 	}
-	c.step(session.Input{Kind: session.Committed, Token: a.Token, Codes: a.Codes})
+	defer todo.put()
+	for i := range todo.list {
+		a := &todo.list[i]
+		switch a.Kind {
+		case session.Admit:
+			c.admit(a.ClientID, a.Connect)
+		case session.Route:
+			c.route(a.Message)
+			if a.Token != 0 {
+				c.committed(a.Token, nil)
+			}
+		case session.Subscribe:
+			c.subscribe(a.Subscriptions, a.Codes)
+			c.committed(a.Token, a.Codes)
+		case session.Unsubscribe:
+			for _, f := range a.Filters {
+				c.tree.Unsubscribe(f, c)
+			}
+			c.committed(a.Token, a.Codes)
+		case session.End:
+			c.ended(a.Ending)
+		}
+	}
 }
 
-// ended settles the end of an admitted session.
-func (c *conn) ended(a *session.Action) {
-	c.b.tree.RemoveAll(c)
+func (c *conn) committed(token uint32, codes []packet.ReasonCode) {
+	c.perform(c.step(session.Input{Kind: session.Committed, Token: token, Codes: codes}))
+}
+
+// subscribe is the reader's, and so is the removal of all subscriptions.
+func (c *conn) subscribe(subs []packet.Subscription, codes []packet.ReasonCode) {
+	for i, sub := range subs {
+		if !codes[i].Failed() {
+			c.tree.Subscribe(sub.Filter, c, grant{conn: c, qos: sub.QoS, noLocal: sub.NoLocal})
+		}
+	}
+}
+
+// ended settles the end of an admitted session. The reader does the rest.
+func (c *conn) ended(e session.Ending) {
 	c.mu.Lock()
 	h := c.hold
 	c.mu.Unlock()
-	h.Release(a.Ending.Reason, a.Ending.Evidence)
-	c.b.opts.Log.Debug("session ended", "session", c.name.id, "reason", a.Ending.Reason.String(),
-		"detail", a.Ending.Evidence.Detail)
-	if a.Will != nil {
-		a.Will.Received = c.b.opts.Clock.Now()
-		c.b.route(a.Will)
-	}
+	h.Release(e.Reason, e.Evidence)
+	c.b.opts.Log.Debug("session ended", "session", c.name.id, "reason", e.Reason.String(), "detail", e.Evidence.Detail)
 }
 
-// deliver hands the client a message. It does not block.
-func (c *conn) deliver(m *session.Message, qos packet.QoS) {
+// deliver hands the client a message. It does not block. The reader's own
+// messages are written when it is through with what it has read.
+func (c *conn) deliver(m *session.Message, qos packet.QoS, own bool) {
+	defer c.guard() // the publisher has no part in a fault here
+	c.perform(c.offer(m, qos, own))
+}
+
+func (c *conn) offer(m *session.Message, qos packet.QoS, own bool) *actions {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if !c.s.Online() {
-		c.mu.Unlock()
-		return
+		return nil
 	}
-	_, todo := c.stepLocked(session.Input{
-		Kind: session.Deliver, Message: m, QoS: qos, Congested: len(c.out) > c.b.opts.OutputBytes,
-	})
-	c.startWriter()
-	c.mu.Unlock()
-	c.perform(todo)
+	todo := c.stepLocked(session.Input{Kind: session.Deliver, Message: m, QoS: qos, Congested: c.behind()})
+	if !own {
+		c.startWriter()
+	}
+	return todo
 }
 
-// close ends the session on the server's behalf. It reports whether the
-// session was there to end.
-func (c *conn) close(e session.Ending, code packet.ReasonCode) bool {
-	ended := c.step(session.Input{Kind: session.Close, Ending: e, Code: code})
-	c.mu.Lock()
-	c.startWriter()
-	c.mu.Unlock()
+// end ends the session on the server's behalf. It reports whether the session
+// was there to end.
+func (c *conn) end(e session.Ending, code packet.ReasonCode) bool {
+	todo, ended := c.endLocked(e, code)
+	c.perform(todo)
 	return ended
+}
+
+func (c *conn) endLocked(e session.Ending, code packet.ReasonCode) (todo *actions, ended bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.s.Ended()
+	todo = c.stepLocked(session.Input{Kind: session.Close, Ending: e, Code: code})
+	c.startWriter()
+	return todo, !before && c.s.Ended()
 }
 
 // reconsider ends the session if the client would not be let in any more.
@@ -216,80 +282,8 @@ func (c *conn) reconsider() bool {
 	if err == nil {
 		return false
 	}
-	return c.close(session.Ending{
+	return c.end(session.Ending{
 		Reason:   disconnect.ClientAuthenticationError,
 		Evidence: disconnect.Evidence{Kind: disconnect.Config, Detail: err.Error()},
 	}, packet.NotAuthorized)
-}
-
-// fault ends the session because the server failed.
-func (c *conn) fault(what string) {
-	c.close(session.Ending{
-		Reason:   disconnect.ServerError,
-		Evidence: disconnect.Evidence{Kind: disconnect.Internal, Detail: "internal error: " + what},
-	}, packet.UnspecifiedError)
-}
-
-// Freeze implements Connection: nothing more that arrives is acted on.
-func (c *conn) Freeze() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.thaw == nil {
-		c.thaw = make(chan struct{})
-	}
-}
-
-// Unfreeze implements Connection.
-func (c *conn) Unfreeze() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.thaw != nil {
-		close(c.thaw)
-		c.thaw = nil
-	}
-}
-
-// Evict implements Connection.
-func (c *conn) Evict(v disconnect.Evidence) {
-	c.close(session.Ending{Reason: disconnect.SessionTakenOver, Evidence: v}, packet.SessionTakenOver)
-	c.Unfreeze()
-}
-
-// Gone implements Connection.
-func (c *conn) Gone() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.gone
-}
-
-// arm makes the timer fire when the session's deadline comes. A deadline that
-// moves away costs nothing: the timer fires early and is set again.
-func (c *conn) arm() {
-	at := c.s.Deadline()
-	if at.IsZero() || c.timer != nil && !at.Before(c.timerAt) {
-		return
-	}
-	if c.timer != nil {
-		c.timer.Stop()
-	}
-	c.timerAt = at
-	c.timer = c.b.opts.Clock.AfterFunc(max(0, at.Sub(c.b.opts.Clock.Now())), c.tick)
-}
-
-func (c *conn) disarm() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.timer != nil {
-		c.timer.Stop()
-		c.timer = nil
-	}
-}
-
-func (c *conn) tick() {
-	c.mu.Lock()
-	c.timer = nil
-	_, todo := c.stepLocked(session.Input{Kind: session.Tick}) // arms again
-	c.startWriter()
-	c.mu.Unlock()
-	c.perform(todo)
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -12,6 +13,8 @@ type metrics struct {
 	connects  *prometheus.CounterVec
 	dropped   *prometheus.CounterVec
 	published *prometheus.CounterVec
+	byQoS     [3]prometheus.Counter
+	congested prometheus.Counter // the reason for dropping that comes in floods
 	panics    prometheus.Counter
 	in, out   [16]prometheus.Counter // by packet type
 	packets   *prometheus.CounterVec
@@ -30,12 +33,24 @@ func newMetrics() *metrics {
 		packets: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rollcall_mqtt_packets_total", Help: "MQTT packets, by direction and type."}, []string{"direction", "type"}),
 	}
+	for q := range m.byQoS {
+		m.byQoS[q] = m.published.WithLabelValues(strconv.Itoa(q))
+	}
+	m.congested = m.dropped.WithLabelValues("congested")
 	for t := packet.CONNECT; t <= packet.AUTH; t++ {
 		m.in[t] = m.packets.WithLabelValues("in", t.String())
 		m.out[t] = m.packets.WithLabelValues("out", t.String())
 	}
 	m.in[0], m.out[0] = m.in[packet.AUTH], m.out[packet.AUTH] // no such type
 	return m
+}
+
+func (m *metrics) drop(why string) {
+	if why == "congested" {
+		m.congested.Inc()
+		return
+	}
+	m.dropped.WithLabelValues(why).Inc()
 }
 
 func (m *metrics) received(t packet.Type) prometheus.Counter { return m.in[t&15] }
@@ -46,7 +61,7 @@ func (b *Broker) Register(r prometheus.Registerer) error {
 	m := b.metrics
 	subs := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "rollcall_mqtt_subscriptions", Help: "MQTT subscriptions of connected clients."},
-		func() float64 { return float64(b.tree.Len()) })
+		func() float64 { return float64(b.subscriptions()) })
 	return errors.Join(r.Register(m.connects), r.Register(m.dropped), r.Register(m.published),
 		r.Register(m.panics), r.Register(m.packets), r.Register(subs))
 }

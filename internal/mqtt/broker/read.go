@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -36,8 +35,9 @@ func putBurst(r *burst) {
 	}
 }
 
-// read acts on what arrives until the transport or the session ends.
-func (c *conn) read() {
+// read acts on what arrives until the transport or the session ends, and
+// returns what the transport said.
+func (c *conn) read() error {
 	wait := waiter(c.nc)
 	for {
 		r, n, err := wait()
@@ -48,8 +48,7 @@ func (c *conn) read() {
 			putBurst(r)
 		}
 		if err != nil {
-			c.lost(err)
-			return
+			return err
 		}
 		c.flush()
 	}
@@ -96,10 +95,7 @@ func (c *conn) packets(r *burst, data []byte) (used int, err error) {
 			in.Packet, err = c.decode(r, data[used:used+n])
 		}
 		if err != nil {
-			in.Kind, in.Text = session.Garbled, packet.TypeOf(data[used]).String()
-			if !errors.As(err, &in.Err) {
-				in.Err = &packet.Error{Code: packet.MalformedPacket, Message: err.Error()}
-			}
+			in.Kind, in.Text, in.Err = session.Garbled, packet.TypeOf(data[used]).String(), violation(err)
 		} else {
 			c.b.metrics.received(in.Packet.Type()).Inc()
 		}
@@ -110,26 +106,33 @@ func (c *conn) packets(r *burst, data []byte) (used int, err error) {
 	}
 }
 
+// violation is err as the codec tells it.
+func violation(err error) *packet.Error {
+	var e *packet.Error
+	if !errors.As(err, &e) {
+		e = &packet.Error{Code: packet.MalformedPacket, Message: err.Error()}
+	}
+	return e
+}
+
 // arrived gives the session what came from the client, once the connection is
-// not frozen. It reports whether the session is over.
+// not frozen. It reports whether the session is over; what is performed after
+// that is seen by the next call, or by the reader's next look at the transport.
 func (c *conn) arrived(in session.Input) bool {
-	c.mu.Lock()
-	for c.thaw != nil {
-		thaw := c.thaw
-		c.mu.Unlock()
-		<-thaw
-		c.mu.Lock()
-	}
-	_, todo := c.stepLocked(in)
-	over := c.s.Ended()
-	c.mu.Unlock()
-	if len(todo) == 0 {
-		return over
-	}
+	todo, over := c.take(in)
 	c.perform(todo)
+	return over
+}
+
+func (c *conn) take(in session.Input) (todo *actions, over bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.s.Ended()
+	if c.frozen {
+		c.await(func(c *conn) bool { return !c.frozen })
+	}
+	in.Congested = c.behind()
+	todo = c.stepLocked(in)
+	return todo, c.s.Ended()
 }
 
 // decode uses r's structs for the packets that come often.
@@ -144,31 +147,26 @@ func (c *conn) decode(r *burst, frame []byte) (packet.Packet, error) {
 	return packet.Decode(v, frame)
 }
 
-// lost settles the end of the transport.
-func (c *conn) lost(err error) {
-	if errors.Is(err, errEnded) {
-		c.flush() // says good-bye once everything is written
-		c.linger()
-	}
+// What is done after the end of the session, within these bounds.
+const (
+	lingerTimeout = time.Second // for the client to close its side
+	lingerBytes   = 1 << 20     // read and thrown away meanwhile
+)
+
+// farewell writes the last packets, closes our side and reads until the client
+// has closed its own: closing with bytes unread would reset the connection, and
+// the client might never see our last packet.
+func (c *conn) farewell() {
+	c.flush()
 	c.mu.Lock()
-	c.gone = true
+	c.await(func(c *conn) bool { return !c.writing })
 	c.mu.Unlock()
-	c.step(session.Input{Kind: session.Lost, Ending: ending(err)})
-	c.nc.Close()
-}
-
-// lingerBytes bounds what is read and thrown away after good-bye.
-const lingerBytes = 1 << 20
-
-// linger reads until the client has closed its side, within bounds: closing
-// with bytes unread would reset the connection, and the client might never see
-// our last packet.
-func (c *conn) linger() {
-	r := bursts.Get().(*burst)
-	defer putBurst(r)
-	if c.nc.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || c.nc.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
 		return
 	}
+	r := bursts.Get().(*burst)
+	defer putBurst(r)
 	for n := 0; n < lingerBytes; {
 		m, err := c.nc.Read(r.buf)
 		if err != nil {
@@ -182,6 +180,8 @@ func (c *conn) linger() {
 func ending(err error) session.Ending {
 	var known *listen.Ending
 	switch {
+	case err == nil:
+		return lostByClient
 	case errors.As(err, &known):
 		return session.Ending{Reason: known.Reason, Evidence: known.Evidence}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -203,9 +203,4 @@ func ending(err error) session.Ending {
 		e.Evidence.Detail = "the connection failed: " + err.Error()
 	}
 	return e
-}
-
-func stack() string {
-	buf := make([]byte, 8<<10)
-	return string(buf[:runtime.Stack(buf, false)])
 }

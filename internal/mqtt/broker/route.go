@@ -1,36 +1,11 @@
 package broker
 
 import (
+	"sync"
+
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 )
-
-// route hands m to every connected client with a matching subscription: once
-// per client, at the highest QoS of the subscriptions that match
-// [MQTT-3.3.4-2 permits it]. Messages of one publisher arrive in its order.
-func (b *Broker) route(m *session.Message) {
-	found := b.tree.Match(m.Topic, nil)
-	b.metrics.published.WithLabelValues(qosLabel(m.QoS)).Inc()
-	if len(found) == 0 {
-		return
-	}
-	if len(found) == 1 {
-		b.offer(found[0], m)
-		return
-	}
-	best := make(map[*conn]grant, len(found))
-	for _, g := range found {
-		if g.noLocal && m.From == g.conn.name.id {
-			continue
-		}
-		if have, ok := best[g.conn]; !ok || g.qos > have.qos {
-			best[g.conn] = g
-		}
-	}
-	for _, g := range best {
-		b.offer(g, m)
-	}
-}
 
 // grant is a subscription as the tree holds it.
 type grant struct {
@@ -39,19 +14,73 @@ type grant struct {
 	noLocal bool
 }
 
-func (b *Broker) offer(g grant, m *session.Message) {
-	if g.noLocal && m.From == g.conn.name.id { // [MQTT-3.8.3-3]
-		return
+// route hands m, which c publishes, to every connected client with a matching
+// subscription: once per client, at the highest QoS of the subscriptions that
+// match [MQTT-3.3.4-2]. It is the reader's, so messages of one publisher arrive
+// in its order.
+func (c *conn) route(m *session.Message) {
+	c.b.metrics.byQoS[m.QoS].Inc()
+	f := fanouts.Get().(*fanout)
+	defer f.put()
+	f.found = c.tree.Match(m.Topic, f.found[:0])
+	for _, g := range f.receivers(m.From) {
+		g.conn.deliver(m, g.qos, g.conn == c)
 	}
-	g.conn.deliver(m, g.qos)
 }
 
-func qosLabel(q packet.QoS) string {
-	switch q {
-	case packet.QoS0:
-		return "0"
-	case packet.QoS1:
-		return "1"
+// fanout is what routing one message needs.
+type fanout struct {
+	found []grant
+	seen  map[*conn]int // where in found, when there are many
+}
+
+var fanouts = sync.Pool{New: func() any { return &fanout{seen: make(map[*conn]int)} }}
+
+const (
+	searchMax = 8       // receivers up to which they are searched one by one
+	foundMax  = 1 << 14 // larger ones are not kept in the pool
+)
+
+func (f *fanout) put() {
+	if cap(f.found) > foundMax {
+		return
 	}
-	return "2"
+	clear(f.found[:cap(f.found)]) // a pool holds no connections
+	clear(f.seen)
+	fanouts.Put(f)
+}
+
+// receivers merges the grants of each client into one and leaves out those
+// that do not want their own messages [MQTT-3.8.3-3].
+func (f *fanout) receivers(from string) []grant {
+	kept := f.found[:0]
+	for _, g := range f.found {
+		if g.noLocal && from == g.conn.name.id {
+			continue
+		}
+		if i := f.find(kept, g.conn); i >= 0 {
+			kept[i].qos = max(kept[i].qos, g.qos)
+			continue
+		}
+		if len(f.found) > searchMax {
+			f.seen[g.conn] = len(kept)
+		}
+		kept = append(kept, g)
+	}
+	return kept
+}
+
+func (f *fanout) find(kept []grant, c *conn) int {
+	if len(f.found) > searchMax {
+		if i, ok := f.seen[c]; ok {
+			return i
+		}
+		return -1
+	}
+	for i := range kept {
+		if kept[i].conn == c {
+			return i
+		}
+	}
+	return -1
 }

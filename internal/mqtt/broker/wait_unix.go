@@ -19,36 +19,45 @@ func waiter(nc net.Conn) func() (*burst, int, error) {
 	if err != nil {
 		return tinyWaiter(nc)
 	}
-	var (
-		r       *burst
-		n       int
-		failure error
-	)
-	attempt := func(fd uintptr) bool {
-		r = bursts.Get().(*burst)
-		for {
-			n, failure = syscall.Read(int(fd), r.buf)
-			switch failure {
-			case syscall.EINTR:
-				continue
-			case syscall.EAGAIN:
-				putBurst(r)
-				r, n, failure = nil, 0, nil
-				return false
-			}
-			return true
-		}
+	w := &socket{raw: raw}
+	attempt := w.attempt
+	return func() (*burst, int, error) { return w.wait(attempt) }
+}
+
+// socket is a TCP connection that is read without a buffer to wait with.
+type socket struct {
+	raw syscall.RawConn
+	r   *burst
+	n   int
+	err error
+}
+
+func (w *socket) wait(attempt func(uintptr) bool) (*burst, int, error) {
+	err := w.raw.Read(attempt)
+	r, n := w.r, max(w.n, 0)
+	if err == nil {
+		err = w.err
 	}
-	return func() (*burst, int, error) {
-		r, n, failure = nil, 0, nil
-		if err := raw.Read(attempt); err != nil {
-			return r, 0, err
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	w.r, w.n, w.err = nil, 0, nil
+	return r, n, err
+}
+
+// attempt reads what is there. It reports false if nothing is.
+func (w *socket) attempt(fd uintptr) bool {
+	w.r = bursts.Get().(*burst)
+	for {
+		w.n, w.err = syscall.Read(int(fd), w.r.buf)
+		switch w.err {
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+			putBurst(w.r)
+			w.r, w.n, w.err = nil, 0, nil
+			return false
 		}
-		if n <= 0 && failure == nil {
-			failure = io.EOF
-		}
-		got := r
-		r = nil
-		return got, max(n, 0), failure
+		return true
 	}
 }

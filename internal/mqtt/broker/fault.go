@@ -1,0 +1,51 @@
+package broker
+
+import (
+	"fmt"
+	"runtime"
+
+	"rollcall/internal/disconnect"
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/mqtt/session"
+)
+
+// guarded calls f so that a fault of ours in it ends this connection and
+// nothing else. Every goroutine that steps the session does so under guard.
+func (c *conn) guarded(f func()) {
+	defer c.guard()
+	f()
+}
+
+// guard is to be deferred.
+func (c *conn) guard() {
+	if r := recover(); r != nil {
+		c.failed(r)
+	}
+}
+
+// failed ends the connection because the server failed. The session may be in
+// any state, so its end is not left to it.
+func (c *conn) failed(what any) {
+	c.b.metrics.panics.Inc()
+	c.b.opts.Log.Error("a connection failed inside the server", "session", c.name.id, "panic", what, "stack", stack())
+	e := session.Ending{Reason: disconnect.ServerError, Evidence: disconnect.Evidence{
+		Kind: disconnect.Internal, Detail: "internal error: " + fmt.Sprint(what),
+	}}
+	defer func() {
+		if recover() != nil { // it cannot even end
+			c.nc.Close()
+		}
+		c.mu.Lock()
+		h := c.hold
+		c.mu.Unlock()
+		if h != nil {
+			h.Release(e.Reason, e.Evidence) // the first counts
+		}
+	}()
+	c.end(e, packet.UnspecifiedError)
+}
+
+func stack() string {
+	buf := make([]byte, 8<<10)
+	return string(buf[:runtime.Stack(buf, false)])
+}
