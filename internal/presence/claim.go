@@ -34,12 +34,12 @@ type claim struct {
 //
 // Claim may read the store; it does not wait for a commit. done may be called
 // before Claim returns and must not block. The transition stands even if the
-// connection dies meanwhile: the caller then releases the hold.
+// connection dies meanwhile: the caller then releases the hold. done may do so.
 func (l *Ledger) Claim(c Claim, done func(*Hold, error)) {
 	op := &operation{claim: &claim{Claim: c, done: done}}
+	l.unsure.Add(1)
 	if err := l.enqueue(name{c.Realm, c.Session}, op); err != nil {
-		l.metrics.refused.WithLabelValues(refusal(err)).Inc()
-		done(nil, err)
+		l.claimFailed(nil, op.claim, err)
 	}
 }
 
@@ -109,7 +109,7 @@ func (l *Ledger) ending(s *seat, at time.Time) Transition {
 
 func (l *Ledger) claimed(s *seat, c *claim, ts []Transition) {
 	h := &Hold{ledger: l, seat: s, conn: c.Conn, number: s.state.Number, open: true, released: make(chan struct{})}
-	l.opened()
+	l.open.Add(1)
 	s.holder = h
 	for i := range ts {
 		l.metrics.count(&ts[i])
@@ -129,6 +129,7 @@ func (l *Ledger) claimFailed(s *seat, c *claim, err error) {
 		c.old.conn.Unfreeze()
 	}
 	c.done(nil, err)
+	l.sure()
 }
 
 func refusal(err error) string {

@@ -59,8 +59,8 @@ type Stager interface {
 }
 
 // Connection is what the ledger needs of the connection that claims or holds a
-// session. Its methods must not block and must not call the ledger back before
-// they return.
+// session. Its methods must not block. They may release a hold, and claim
+// nothing.
 type Connection interface {
 	// Freeze stops the connection from acting on anything that arrives: its
 	// session is being taken over.
@@ -97,13 +97,14 @@ type Ledger struct {
 	self      Incarnation
 	metrics   *metrics
 
-	work sync.WaitGroup // goroutines that reload or resolve
+	work tasks // goroutines that reload or resolve
 
 	seed   maphash.Seed
 	shards [64]shard
 
 	open    atomic.Int64 // holds that are not settled
-	drained sync.Cond    // on drainMu; broadcast when open falls to zero
+	unsure  atomic.Int64 // those and the claims that are not decided
+	drained sync.Cond    // on drainMu; broadcast when unsure falls to zero
 	drainMu sync.Mutex
 }
 
@@ -325,101 +326,6 @@ func (l *Ledger) fail(s *seat, op *operation, err error) {
 	}
 }
 
-// commit writes transitions of s as one batch and calls settled with the
-// outcome, known for certain.
-func (l *Ledger) commit(s *seat, class store.Class, ts []Transition, settled func(error)) {
-	b := store.NewBatch(class)
-	hooks := l.compose(s, b, ts)
-	after := ts[len(ts)-1]
-	state := s.state
-	for i := range ts {
-		state.follow(&ts[i])
-	}
-	id := b.ID()
-	l.engine.Submit(b, func(r store.Result) {
-		for _, h := range hooks {
-			if h != nil {
-				h(r)
-			}
-		}
-		if errors.Is(r.Err, store.ErrUnknown) {
-			l.work.Go(func() { l.resolve(s, id, after.EventID, state, settled) })
-			return
-		}
-		l.settle(s, r, state, settled)
-	})
-}
-
-// compose fills b with everything that the transitions mean.
-func (l *Ledger) compose(s *seat, b *store.Batch, ts []Transition) []func(store.Result) {
-	p, realm, session := s.partition, s.name.realm, s.name.session
-	key := sessionKey(p, realm, session)
-	b.Require(key, s.rev)
-	state := s.state
-	hooks := make([]func(store.Result), 0, len(ts))
-	for i := range ts {
-		t := &ts[i]
-		if t.Kind == Disconnected {
-			b.Delete(openKey(p, realm, t.Holder, session))
-		} else {
-			b.Put(openKey(p, realm, t.Holder, session), binary.AppendUvarint(nil, t.Number))
-		}
-		history, value := historyKey(p, realm, session, t.Number, t.Kind), t.encode()
-		b.Put(history, value)
-		size := int64(len(history)+len(value)) + markOverhead + int64(len(realm)+len(session))
-		b.PutSequenced(timelinePrefix(p, realm), mark{t.Time, session, t.Number, t.Kind, size}.encode())
-		if l.stager != nil {
-			hooks = append(hooks, l.stager.Stage(b, p, t))
-		}
-		state.follow(t)
-	}
-	b.Put(key, state.encode())
-	return hooks
-}
-
-// markOverhead is about what a timeline entry takes besides the names in it.
-const markOverhead = 48
-
-// follow makes s the state after t.
-func (s *State) follow(t *Transition) {
-	s.Number, s.Kind, s.Since, s.Owner = t.Number, t.Kind, t.Time, t.Owner
-	s.Origin, s.Holder, s.EventID = t.Origin, t.Holder, t.EventID
-	if t.Kind == Disconnected {
-		s.Reason, s.Evidence = t.Reason, t.Evidence
-	}
-}
-
-func (l *Ledger) settle(s *seat, r store.Result, state State, settled func(error)) {
-	if r.Err == nil {
-		s.state, s.rev = state, store.Revision(r.Index)
-	} else {
-		s.known = false // a conflict or worse: read again before the next try
-	}
-	settled(r.Err)
-}
-
-// resolve finds out what became of a batch whose outcome the engine could not
-// tell: by its id, else by whether its last event is the state's newest.
-func (l *Ledger) resolve(s *seat, id store.ID, eventID string, state State, settled func(error)) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	r, ok, err := l.engine.Outcome(ctx, id)
-	if err == nil && ok && !errors.Is(r.Err, store.ErrUnknown) {
-		l.settle(s, r, state, settled)
-		return
-	}
-	s.known = false
-	if err := l.load(s); err != nil {
-		settled(fmt.Errorf("read the outcome of a commit: %w", err))
-		return
-	}
-	if s.state.EventID == eventID {
-		l.settle(s, store.Result{Index: uint64(s.rev)}, state, settled)
-		return
-	}
-	settled(store.ErrUnknown)
-}
-
 // instant is the time of the seat's next transition: now, but after the one
 // before.
 func (l *Ledger) instant(s *seat) time.Time {
@@ -431,11 +337,9 @@ func (l *Ledger) instant(s *seat) time.Time {
 	return now
 }
 
-// opened and closed count holds for Drain.
-func (l *Ledger) opened() { l.open.Add(1) }
-
-func (l *Ledger) closed() {
-	if l.open.Add(-1) == 0 {
+// sure counts for Drain: a claim was refused, or a hold has ended.
+func (l *Ledger) sure() {
+	if l.unsure.Add(-1) == 0 {
 		l.drainMu.Lock()
 		l.drained.Broadcast()
 		l.drainMu.Unlock()
@@ -445,8 +349,8 @@ func (l *Ledger) closed() {
 // OpenSessions is the number of sessions held now.
 func (l *Ledger) OpenSessions() int { return int(l.open.Load()) }
 
-// Drain waits until every hold is released and its Disconnected durable, or
-// until ctx ends. The caller has seen to it that connections end and no new
+// Drain waits until every claim is decided, every hold released and its
+// Disconnected durable, or until ctx ends. The caller has seen to it that connections end and no new
 // claims come.
 func (l *Ledger) Drain(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
@@ -457,9 +361,9 @@ func (l *Ledger) Drain(ctx context.Context) error {
 	defer stop()
 	l.drainMu.Lock()
 	defer l.drainMu.Unlock()
-	for l.open.Load() > 0 {
+	for l.unsure.Load() > 0 {
 		if err := context.Cause(ctx); err != nil {
-			return fmt.Errorf("%d sessions are not closed yet: %w", l.open.Load(), err)
+			return fmt.Errorf("%d sessions are not closed yet: %w", l.unsure.Load(), err)
 		}
 		l.drained.Wait()
 	}

@@ -39,13 +39,18 @@ func (h *Hold) Released() <-chan struct{} { return h.released }
 
 func (h *Hold) settled() {
 	close(h.released)
-	h.ledger.closed()
+	h.ledger.open.Add(-1)
+	h.ledger.sure()
 }
 
 func (l *Ledger) runRelease(s *seat, op *operation) {
 	rel := op.release
 	if s.holder != rel.hold || !rel.hold.open { // taken over meanwhile
 		l.next(s)
+		return
+	}
+	if !s.state.Open() { // an earlier try succeeded after all, unknown to us
+		l.released(s, rel.hold)
 		return
 	}
 	t := l.ending(s, l.instant(s))
@@ -56,13 +61,17 @@ func (l *Ledger) runRelease(s *seat, op *operation) {
 			l.fail(s, op, err)
 			return
 		}
-		s.holder = nil
-		rel.hold.open = false
-		l.unstall(s)
 		l.metrics.count(&ts[0])
-		rel.hold.settled()
-		l.next(s)
+		l.released(s, rel.hold)
 	})
+}
+
+func (l *Ledger) released(s *seat, h *Hold) {
+	s.holder = nil
+	h.open = false
+	l.unstall(s)
+	h.settled()
+	l.next(s)
 }
 
 // releaseFailed keeps the seat and tries again. Claims that wait are refused
@@ -71,6 +80,12 @@ func (l *Ledger) releaseFailed(s *seat, op *operation, err error) {
 	if errors.Is(err, store.ErrClosed) {
 		// The process ends; the next incarnation closes the session.
 		l.next(s)
+		return
+	}
+	if errors.Is(err, store.ErrConflict) && op.tries < 3 { // read again and decide again
+		op.tries++
+		l.metrics.retries.Inc()
+		l.work.Go(func() { l.run(s, op) })
 		return
 	}
 	if op.tries == 0 {

@@ -137,7 +137,7 @@ func (l *Ledger) Trim(ctx context.Context, sizes *Sizes) error {
 	share := l.retention.Bytes / int64(len(sizes.bytes))
 	horizon := l.clock.Now().Add(-l.retention.Age)
 	snap := l.engine.Snapshot()
-	defer snap.Close()
+	defer func() { snap.Close() }() // the newest
 	for p := range sizes.bytes {
 		names, err := realms(snap, uint8(p))
 		if err != nil {
