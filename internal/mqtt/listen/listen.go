@@ -51,7 +51,8 @@ type Options struct {
 	MaxConnections int
 	// HandshakeTimeout bounds TLS and WebSocket handshakes. Default 10 s.
 	HandshakeTimeout time.Duration
-	// MaxHandshakes bounds the TLS handshakes under way at once. Default 256.
+	// MaxHandshakes bounds the TLS handshakes that compute at once; those that
+	// wait for their peer do not count. Default 256.
 	MaxHandshakes int
 }
 

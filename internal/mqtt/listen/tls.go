@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"os"
 	"time"
 )
 
@@ -34,57 +35,72 @@ func (s *Server) TLS(ctx context.Context, ln net.Listener, config *tls.Config) e
 func (s *Server) handshake(ctx context.Context, raw net.Conn, config *tls.Config) *tls.Conn {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.HandshakeTimeout)
 	defer cancel()
-	// Bytes first, then a slot: a peer that stays silent after connecting
-	// occupies no slot.
 	if err := raw.SetDeadline(time.Now().Add(s.opts.HandshakeTimeout)); err != nil {
 		return nil
 	}
-	first := &firstByte{Conn: raw}
-	if err := first.await(); err != nil {
-		s.metrics.refused.WithLabelValues("tls_silent").Inc()
-		return nil
-	}
-	select {
-	case s.handshakes <- struct{}{}:
-		defer func() { <-s.handshakes }()
-	case <-ctx.Done():
-		s.metrics.refused.WithLabelValues("tls_busy").Inc()
-		return nil
-	}
-	nc := tls.Server(first, config)
-	if err := nc.HandshakeContext(ctx); err != nil {
-		s.metrics.refused.WithLabelValues("tls_handshake").Inc()
+	slot := &slotted{Conn: raw, slots: s.handshakes, expired: ctx.Done()}
+	nc := tls.Server(slot, config)
+	err := nc.HandshakeContext(ctx)
+	slot.leave()
+	if err != nil {
+		s.metrics.refused.WithLabelValues(slot.verdict()).Inc()
 		s.opts.Log.Debug("TLS handshake failed", "remote", raw.RemoteAddr().String(), "err", err)
 		return nil
 	}
+	slot.slots, slot.expired = nil, nil
 	if err := raw.SetDeadline(time.Time{}); err != nil {
 		return nil
 	}
 	return nc
 }
 
-// firstByte is a connection whose first byte has been read ahead.
-type firstByte struct {
+// slotted is a connection in its handshake. It holds a slot while the handshake
+// computes and none while it waits for the peer: peers that stay silent, at
+// whatever point, keep nobody else out.
+type slotted struct {
 	net.Conn
-	b    [1]byte
-	held bool
-}
-
-func (f *firstByte) await() error {
-	n, err := f.Conn.Read(f.b[:])
-	f.held = n == 1
-	if f.held {
-		return nil
-	}
-	return err
+	slots   chan struct{} // nil after the handshake
+	expired <-chan struct{}
+	held    bool
+	heard   bool // bytes came
+	busy    bool // no slot became free in time
 }
 
 // Read implements net.Conn.
-func (f *firstByte) Read(p []byte) (int, error) {
-	if f.held && len(p) > 0 {
-		p[0] = f.b[0]
-		f.held = false
-		return 1, nil
+func (c *slotted) Read(p []byte) (int, error) {
+	if c.slots == nil {
+		return c.Conn.Read(p)
 	}
-	return f.Conn.Read(p)
+	c.leave()
+	n, err := c.Conn.Read(p)
+	if n == 0 {
+		return n, err
+	}
+	c.heard = true
+	select {
+	case c.slots <- struct{}{}:
+		c.held = true
+	case <-c.expired:
+		c.busy = true
+		return 0, os.ErrDeadlineExceeded
+	}
+	return n, err
+}
+
+func (c *slotted) leave() {
+	if c.held {
+		<-c.slots
+		c.held = false
+	}
+}
+
+// verdict names why the handshake failed.
+func (c *slotted) verdict() string {
+	switch {
+	case !c.heard:
+		return "tls_silent"
+	case c.busy:
+		return "tls_busy"
+	}
+	return "tls_handshake"
 }

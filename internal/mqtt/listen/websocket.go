@@ -1,15 +1,10 @@
 package listen
 
 import (
-	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/gobwas/ws"
 
@@ -99,8 +94,9 @@ func offered(r *http.Request) string {
 
 // forwarded reports that a proxy stands between the peer and us.
 func forwarded(h http.Header) bool {
-	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via"} {
-		if h.Get(name) != "" {
+	for name := range h { // even an empty one tells
+		switch {
+		case name == "Forwarded", name == "Via", name == "X-Real-Ip", strings.HasPrefix(name, "X-Forwarded-"):
 			return true
 		}
 	}
@@ -120,173 +116,4 @@ func buffered(r peeker) ([]byte, error) {
 	early := make([]byte, r.Buffered())
 	_, err := io.ReadFull(r, early)
 	return early, err
-}
-
-// wsConn is the stream of MQTT bytes inside a server's side of a WebSocket
-// connection. It holds no buffers. MQTT packets may span frames, and frames
-// hold several packets [MQTT-6.0.0-2].
-type wsConn struct {
-	net.Conn
-	early []byte // bytes that came with the handshake
-
-	left   int64 // payload bytes of the current frame not read yet
-	mask   [4]byte
-	pos    int  // position within the mask
-	inside bool // within a message: only continuation frames may follow
-
-	mu     sync.Mutex // guards writes, so that frames stay whole
-	closed bool       // a close frame was sent
-}
-
-// Read implements net.Conn. Control frames are answered on the way.
-func (c *wsConn) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	for c.left == 0 {
-		if err := c.nextFrame(); err != nil {
-			return 0, err
-		}
-	}
-	n, err := c.raw(p[:min(int64(len(p)), c.left)])
-	ws.Cipher(p[:n], c.mask, c.pos)
-	c.pos += n
-	c.left -= int64(n)
-	return n, err
-}
-
-// raw reads bytes of the connection, those that came early first.
-func (c *wsConn) raw(p []byte) (int, error) {
-	if len(c.early) > 0 {
-		n := copy(p, c.early)
-		if c.early = c.early[n:]; len(c.early) == 0 {
-			c.early = nil
-		}
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
-type rawReader struct{ c *wsConn }
-
-func (r rawReader) Read(p []byte) (int, error) { return r.c.raw(p) }
-
-// nextFrame reads frame headers until one begins data for the caller.
-func (c *wsConn) nextFrame() error {
-	h, err := ws.ReadHeader(rawReader{c})
-	if err != nil {
-		if errors.Is(err, ws.ErrHeaderLengthMSB) || errors.Is(err, ws.ErrHeaderLengthUnexpected) {
-			return c.refuse(ws.StatusProtocolError, "WebSocket frame header is malformed")
-		}
-		return err
-	}
-	if !h.Masked { // RFC 6455, 5.1
-		return c.refuse(ws.StatusProtocolError, "WebSocket frame is not masked")
-	}
-	if h.Rsv != 0 {
-		return c.refuse(ws.StatusProtocolError, "WebSocket frame has reserved bits")
-	}
-	if h.OpCode.IsControl() {
-		return c.control(h)
-	}
-	switch {
-	case h.OpCode == ws.OpText: // [MQTT-6.0.0-1]
-		return c.refuse(ws.StatusUnsupportedData, "WebSocket text frame: MQTT is carried in binary frames")
-	case h.OpCode == ws.OpBinary && c.inside, h.OpCode == ws.OpContinuation && !c.inside:
-		return c.refuse(ws.StatusProtocolError, "WebSocket fragments are out of order")
-	case h.OpCode != ws.OpBinary && h.OpCode != ws.OpContinuation:
-		return c.refuse(ws.StatusProtocolError, fmt.Sprintf("WebSocket opcode %d is reserved", h.OpCode))
-	}
-	c.inside = !h.Fin
-	c.left, c.mask, c.pos = h.Length, h.Mask, 0
-	return nil
-}
-
-func (c *wsConn) control(h ws.Header) error {
-	if !h.Fin || h.Length > ws.MaxControlFramePayloadSize {
-		return c.refuse(ws.StatusProtocolError, "WebSocket control frame is fragmented or too long")
-	}
-	payload := make([]byte, h.Length)
-	if _, err := io.ReadFull(rawReader{c}, payload); err != nil {
-		return err
-	}
-	ws.Cipher(payload, h.Mask, 0)
-	switch h.OpCode {
-	case ws.OpPing:
-		return c.write(ws.OpPong, payload)
-	case ws.OpPong:
-		return nil
-	case ws.OpClose:
-		code, _ := ws.ParseCloseFrameData(payload)
-		_ = c.write(ws.OpClose, payload[:min(2, len(payload))]) // the peer may be gone already
-		return &Ending{disconnect.ClientInitiatedDisconnect, disconnect.Evidence{
-			Kind:   disconnect.Transport,
-			Detail: fmt.Sprintf("the client sent a WebSocket close frame (status %d) without an MQTT DISCONNECT", code),
-		}}
-	}
-	return c.refuse(ws.StatusProtocolError, fmt.Sprintf("WebSocket opcode %d is reserved", h.OpCode))
-}
-
-// refuse closes the WebSocket with a status and reports the client's mistake.
-func (c *wsConn) refuse(code ws.StatusCode, why string) error {
-	_ = c.write(ws.OpClose, ws.NewCloseFrameBody(code, why)) // the peer may be gone already
-	return &Ending{disconnect.ClientError, disconnect.Evidence{Kind: disconnect.Transport, Detail: why}}
-}
-
-// write sends one unfragmented frame with one write.
-func (c *wsConn) write(op ws.OpCode, payload []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.writeLocked(op, payload)
-}
-
-func (c *wsConn) writeLocked(op ws.OpCode, payload []byte) error {
-	if c.closed {
-		return net.ErrClosed
-	}
-	c.closed = op == ws.OpClose
-	if op != ws.OpBinary {
-		// A control frame is written by the reader; it may wait for a peer that
-		// does not read, but not for ever.
-		_ = c.Conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	}
-	w := frameWriter{buf: make([]byte, 0, ws.MaxHeaderSize+len(payload))}
-	if err := ws.WriteHeader(&w, ws.Header{Fin: true, OpCode: op, Length: int64(len(payload))}); err != nil {
-		return err
-	}
-	_, err := c.Conn.Write(append(w.buf, payload...))
-	return err
-}
-
-type frameWriter struct{ buf []byte }
-
-func (w *frameWriter) Write(p []byte) (int, error) {
-	w.buf = append(w.buf, p...)
-	return len(p), nil
-}
-
-// Write implements net.Conn: p becomes one binary frame.
-func (c *wsConn) Write(p []byte) (int, error) {
-	if err := c.write(ws.OpBinary, p); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-// CloseWrite sends a close frame and closes our side of the connection.
-func (c *wsConn) CloseWrite() error {
-	err := c.write(ws.OpClose, ws.NewCloseFrameBody(ws.StatusNormalClosure, ""))
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && err == nil {
-		return half.CloseWrite()
-	}
-	return err
-}
-
-// Close implements net.Conn. It sends a close frame if none went before.
-func (c *wsConn) Close() error {
-	if c.mu.TryLock() { // else a write is stuck, and closing ends it
-		_ = c.writeLocked(ws.OpClose, ws.NewCloseFrameBody(ws.StatusNormalClosure, ""))
-		c.mu.Unlock()
-	}
-	return c.Conn.Close()
 }

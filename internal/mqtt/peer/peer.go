@@ -5,6 +5,7 @@
 package peer
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -48,8 +49,13 @@ func Open(ctx context.Context, target string, v packet.Version, config *tls.Conf
 	case "ws", "wss":
 		d := ws.Dialer{Protocols: []string{"mqtt"}, TLSConfig: config}
 		var nc net.Conn
-		if nc, _, _, err = d.Dial(ctx, target); err == nil {
-			c.nc = &frames{Conn: nc}
+		var early *bufio.Reader // what came right behind the handshake, if anything did
+		if nc, early, _, err = d.Dial(ctx, target); err == nil {
+			f := &frames{Conn: nc, in: nc}
+			if early != nil {
+				f.in = early
+			}
+			c.nc = f
 		}
 	default:
 		err = fmt.Errorf("peer: unknown scheme %q", u.Scheme)
@@ -181,13 +187,14 @@ func (c *Conn) Net() net.Conn { return c.nc }
 // frames is a WebSocket client's connection as a stream.
 type frames struct {
 	net.Conn
+	in   io.Reader
 	rest []byte
 }
 
 // Read implements net.Conn.
 func (f *frames) Read(p []byte) (int, error) {
 	for len(f.rest) == 0 {
-		data, op, err := wsutil.ReadServerData(f.Conn)
+		data, op, err := wsutil.ReadServerData(duplex{f.in, f.Conn})
 		if err != nil {
 			var closed wsutil.ClosedError
 			if errors.As(err, &closed) {
@@ -203,6 +210,11 @@ func (f *frames) Read(p []byte) (int, error) {
 	n := copy(p, f.rest)
 	f.rest = f.rest[n:]
 	return n, nil
+}
+
+type duplex struct {
+	io.Reader
+	io.Writer
 }
 
 // Write implements net.Conn.
