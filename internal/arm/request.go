@@ -102,7 +102,7 @@ func (q *request) by(m methods) error {
 	slices.Sort(allowed)
 	list := strings.Join(allowed, ", ")
 	q.w.Header().Set("Allow", list)
-	return fault.New(fault.MethodNotAllowed, "%.20s is not possible here; %s is.", q.r.Method, list)
+	return fault.New(fault.MethodNotAllowed, "%.20s is not possible here. Possible: %s.", q.r.Method, list)
 }
 
 // json answers with v.

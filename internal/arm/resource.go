@@ -33,18 +33,22 @@ func (a *API) resource(q *request) error {
 		}
 		return a.account(q, id)
 	}
+	version, err := q.version()
+	if err != nil {
+		return err
+	}
 	last := id.last()
+	if !strings.EqualFold(last.provider, provider) {
+		return fault.New(fault.InvalidType, "The resource provider '%.100s' is not served; '%s' is.", last.provider, provider)
+	}
 	kind := last.types()
 	if kind == "" {
 		kind = strings.ToLower(id.tail)
 	}
-	if err := q.checkVersion(kind); err != nil {
+	if err := checkVersion(version, kind); err != nil {
 		return err
 	}
-	if !strings.EqualFold(last.provider, provider) {
-		return fault.New(fault.InvalidType, "The resource provider '%.100s' is not served; '%s' is.", last.provider, provider)
-	}
-	if len(last.pairs) == 0 && id.tail == "" {
+	if kind == "" {
 		return fault.New(fault.NotFound, "There is nothing at this path; a resource type is expected after '%s'.", provider)
 	}
 	if len(id.blocks) > 1 || kind == "eventsubscriptions" {
@@ -66,7 +70,7 @@ func (a *API) eventGrid(q *request, id resourceID) error {
 		if err := a.checkScope(id, parentIf(tail != "")); err != nil {
 			return err
 		}
-		return a.belowNamespace(q, b.name(0), tail)
+		return a.belowNamespace(q, b.name(0), id)
 	case types == "namespaces/clients" && tail == "":
 		if err := a.checkNamespace(id); err != nil {
 			return err
@@ -87,7 +91,8 @@ func (a *API) eventGrid(q *request, id resourceID) error {
 }
 
 // belowNamespace serves a namespace, a collection in it or an action on it.
-func (a *API) belowNamespace(q *request, name, tail string) error {
+func (a *API) belowNamespace(q *request, name string, id resourceID) error {
+	tail := strings.ToLower(id.tail)
 	if err := a.checkName(name, parentIf(tail != "")); err != nil {
 		return err
 	}
@@ -99,24 +104,27 @@ func (a *API) belowNamespace(q *request, name, tail string) error {
 	case tail == "cacertificates":
 		return q.by(methods{http.MethodGet: a.listCACertificates})
 	case slices.Contains(laterActions, tail):
-		return fault.New(fault.InvalidType, "The action '%s' of namespaces is not available.", tail)
+		return fault.New(fault.InvalidType, "The action '%s' of namespaces is not available.", id.tail)
 	}
-	return unserved(q, resourceID{blocks: []block{{provider, []pair{{"namespaces", name}}}}, tail: tail})
+	return unserved(q, id)
 }
 
 // unserved says that a type is not served: as absent where it is read, as a
 // mistake where it is written.
 func unserved(q *request, id resourceID) error {
-	b := id.last()
-	kind := b.types()
-	if id.tail != "" {
-		kind = strings.TrimPrefix(kind+"/"+strings.ToLower(id.tail), "/")
+	kinds := make([]string, 0, 4)
+	for _, p := range id.last().pairs {
+		kinds = append(kinds, p.kind)
 	}
+	if id.tail != "" {
+		kinds = append(kinds, id.tail)
+	}
+	kind := strings.Join(kinds, "/")
 	code := fault.InvalidType
 	if q.r.Method == http.MethodGet || q.r.Method == http.MethodHead {
 		code = fault.NotFound
 	}
-	first, rest, _ := strings.Cut(kind, "/")
+	first, rest, _ := strings.Cut(strings.ToLower(kind), "/")
 	below, _, _ := strings.Cut(rest, "/")
 	if slices.Contains(laterTypes, first) || first == "namespaces" && slices.Contains(laterCollections, below) {
 		return fault.New(code, "The resource type '%s/%.100s' is not available here yet.", provider, kind)

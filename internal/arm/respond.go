@@ -57,7 +57,10 @@ func (q *request) condition(current func() (store.Revision, error)) (c condition
 		if none != "*" || q.r.Method != http.MethodPut {
 			return c, fault.New(fault.InvalidRequest, "If-None-Match is supported as '*' with PUT only.")
 		}
-		c.absent = true
+		if _, err := current(); err == nil {
+			return c, fault.New(fault.PreconditionFailed, "The resource exists already.")
+		}
+		c.absent = true // still, when it is written
 	}
 	match := strings.TrimSpace(q.r.Header.Get("If-Match"))
 	if match == "" {
@@ -71,7 +74,7 @@ func (q *request) condition(current func() (store.Revision, error)) (c condition
 		return c, err
 	}
 	if match != "*" && match != etag(rev) {
-		return c, fault.New(fault.PreconditionFailed, "The resource has changed: its entity tag is %s.", etag(rev))
+		return c, fault.New(fault.PreconditionFailed, "The resource has changed since it was read.")
 	}
 	c.revision = rev
 	return c, nil

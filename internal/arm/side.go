@@ -103,7 +103,7 @@ func (q *request) choice(name string, words ...string) (string, error) {
 			return s, nil
 		}
 	}
-	return "", fault.At(name, "'%.20s' is not one of: %s.", s, strings.Join(words, " "))
+	return "", fault.At(name, "'%.20s' is not one of: %s.", s, strings.Join(strings.Fields(strings.Join(words, " ")), ", "))
 }
 
 // isFault reports whether err is a fault of this code.

@@ -79,6 +79,9 @@ func (a *API) subscription(q *request, name string) error {
 			if err != nil {
 				return err
 			}
+			if err := checkFlat(body); err != nil {
+				return err
+			}
 			p, err := grid.DecodePatch(body)
 			if err != nil {
 				return err
@@ -97,6 +100,14 @@ func (a *API) subscription(q *request, name string) error {
 			return q.deleted(a.o.Grid.Delete(ctx, a.o.Source, name, cond))
 		},
 	})
+}
+
+// checkFlat refuses the body of a PATCH in the form of a PUT.
+func checkFlat(body []byte) error {
+	var bad fault.List
+	o := newObject("", body, &bad)
+	o.refuse("properties", "The body of a PATCH is flat: the members of properties without the wrapper.")
+	return bad.Err()
 }
 
 func (a *API) subscriptionWrite(q *request, name string) (grid.Condition, []byte, error) {

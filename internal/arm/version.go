@@ -18,13 +18,8 @@ var versions = []string{
 // anyVersion is what versions of the resource manager itself look like.
 var anyVersion = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}(-[a-z]+)?$`)
 
-// checkVersion refuses requests about a type of ours without a version that is
-// served.
-func (q *request) checkVersion(kind string) error {
-	v, err := q.version()
-	if err != nil {
-		return err
-	}
+// checkVersion refuses a version that is not served for a type of ours.
+func checkVersion(v, kind string) error {
 	if !slices.Contains(versions, v) {
 		return fault.New(fault.UnknownAPIVersion,
 			"No registered resource provider found for API version '%.40s' and type '%.100s'. The supported api-versions are '%s'.",
