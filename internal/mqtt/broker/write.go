@@ -165,5 +165,18 @@ func (c *conn) writeFailed(err error) {
 	c.signal()
 	c.mu.Unlock()
 	c.perform(c.step(session.Input{Kind: session.Lost, Ending: e}))
-	c.nc.Close() // the reader notices
+	abort(c.nc) // the reader notices
+}
+
+// abort closes the transport without a word: the peer takes none, and a polite
+// close of TLS or WebSocket would wait for it.
+func abort(nc net.Conn) {
+	for {
+		inner, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		nc = inner.NetConn()
+	}
+	nc.Close()
 }

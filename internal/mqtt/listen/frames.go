@@ -26,6 +26,8 @@ type wsConn struct {
 	pos    int  // position within the mask
 	inside bool // within a message: only continuation frames may follow
 
+	refused bool // we closed the WebSocket and have not read what follows
+
 	mu      sync.Mutex   // guards writes, so that frames stay whole
 	closed  bool         // a close frame was sent, or a frame in part
 	writeBy atomic.Int64 // deadline of data frames, Unix nanoseconds; 0: none
@@ -114,6 +116,9 @@ func (c *wsConn) control(h ws.Header) error {
 		if len(payload) == 1 || len(payload) > 1 && ws.CheckCloseFrameData(code, reason) != nil { // RFC 6455, 5.5.1
 			return c.refuse(ws.StatusProtocolError, "WebSocket close frame is malformed")
 		}
+		if len(payload) == 0 {
+			code = ws.StatusNoStatusRcvd
+		}
 		_ = c.write(ws.OpClose, payload[:min(2, len(payload))]) // the peer may be gone already
 		return &Ending{disconnect.ClientInitiatedDisconnect, disconnect.Evidence{
 			Kind:   disconnect.Transport,
@@ -126,6 +131,7 @@ func (c *wsConn) control(h ws.Header) error {
 // refuse closes the WebSocket with a status and reports the client's mistake.
 func (c *wsConn) refuse(code ws.StatusCode, why string) error {
 	_ = c.write(ws.OpClose, ws.NewCloseFrameBody(code, why)) // the peer may be gone already
+	c.refused = true
 	return &Ending{disconnect.ClientError, disconnect.Evidence{Kind: disconnect.Transport, Detail: why}}
 }
 
@@ -202,11 +208,27 @@ func (c *wsConn) CloseWrite() error {
 	return err
 }
 
-// Close implements net.Conn. It sends a close frame if none went before.
+// NetConn returns the connection below.
+func (c *wsConn) NetConn() net.Conn { return c.Conn }
+
+// Close implements net.Conn. It sends a close frame if none went before, and is
+// for the goroutine that reads. After the peer broke a rule it reads on for a
+// moment: closing with bytes unread would reset the connection, and the peer
+// might never learn why.
 func (c *wsConn) Close() error {
 	if c.mu.TryLock() { // else a write is stuck, and closing ends it
 		_ = c.writeLocked(ws.OpClose, ws.NewCloseFrameBody(ws.StatusNormalClosure, ""))
 		c.mu.Unlock()
 	}
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if c.refused && ok && half.CloseWrite() == nil && c.Conn.SetReadDeadline(time.Now().Add(drainTimeout)) == nil {
+		_, _ = io.CopyBuffer(io.Discard, io.LimitReader(struct{ io.Reader }{c.Conn}, drainBytes), make([]byte, 512))
+	}
 	return c.Conn.Close()
 }
+
+// What is read and thrown away from a peer that broke a rule.
+const (
+	drainTimeout = time.Second
+	drainBytes   = 64 << 10
+)
