@@ -238,8 +238,10 @@ func (st *stage) disable() error {
 	}
 	st.gone(d, "ClientAuthenticationError")
 	var refused *peer.Refused
-	if _, err := st.connect("lock", packet.V5); !errors.As(err, &refused) {
-		return fmt.Errorf("the disabled lock was let in: %v", err)
+	if _, err := st.connect("lock", packet.V5); err == nil {
+		return errors.New("the disabled lock was let in")
+	} else if !errors.As(err, &refused) {
+		return err
 	}
 	st.rc.print("  (it tries again and is refused: %s)\n", refused.Connack.ReasonCode)
 	return nil

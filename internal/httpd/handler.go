@@ -1,6 +1,7 @@
 package httpd
 
 import (
+	"errors"
 	"context"
 	"io"
 	"log/slog"
@@ -22,11 +23,13 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	defer func() {
 		p := recover()
 		cut := p != nil && w.status != 0
-		if p != nil && p != http.ErrAbortHandler {
+		err, _ := p.(error)
+		abort := errors.Is(err, http.ErrAbortHandler)
+		if p != nil && !abort {
 			s.panicked(w, r, p)
 		}
 		s.account(w, r, began)
-		if cut || p == http.ErrAbortHandler {
+		if cut || abort {
 			panic(http.ErrAbortHandler) // let the peer see that the answer is not whole
 		}
 	}()

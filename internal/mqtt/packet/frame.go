@@ -19,6 +19,11 @@ const (
 // too long or not minimal. It never looks past the header, so a returned n
 // only promises that buf[:n] is worth decoding.
 func Frame(buf []byte, max uint32) (n int, err error) {
+	n, e := frame(buf, max)
+	return n, orNil(e)
+}
+
+func frame(buf []byte, max uint32) (n int, err *Error) {
 	if len(buf) == 0 {
 		return 0, nil
 	}
@@ -81,23 +86,23 @@ func flagsClause(t Type) string {
 	return "MQTT-2.1.3-1"
 }
 
-// open checks that frame is one whole packet of type want and returns its
+// open checks that p is one whole packet of type want and returns its
 // flags and a reader of what follows the fixed header.
-func open(frame []byte, want Type) (flags byte, r reader) {
-	n, err := Frame(frame, 0)
+func open(p []byte, want Type) (flags byte, r reader) {
+	n, err := frame(p, 0)
 	switch {
 	case err != nil:
-		r.err = err.(*Error) // Frame returns no other
-	case n == 0 || n != len(frame):
+		r.err = err
+	case n == 0 || n != len(p):
 		r.fail(malformed("2.1.4", "the frame is not one whole packet"))
-	case TypeOf(frame[0]) != want:
+	case TypeOf(p[0]) != want:
 		r.fail(protocolError("2.1.2", "the packet is of another type"))
 	default:
-		_, size, _ := uvarint(frame[1:])
-		r.b = frame[1+size:]
+		_, size, _ := uvarint(p[1:])
+		r.b = p[1+size:]
 	}
-	if len(frame) > 0 {
-		flags = frame[0] & 0x0F
+	if len(p) > 0 {
+		flags = p[0] & 0x0F
 	}
 	return flags, r
 }
