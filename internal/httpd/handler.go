@@ -1,8 +1,8 @@
 package httpd
 
 import (
-	"errors"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
