@@ -86,8 +86,11 @@ func (v *view) Close() {
 func TestP1UnsureReleaseEndsOnce(t *testing.T) {
 	for _, away := range []time.Duration{time.Second, time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
-			e := &shaky{Engine: mem.New()}
-			l := open(t, e)
+			e, events := &shaky{Engine: mem.New()}, new(stager)
+			l, err := presence.Open(t.Context(), presence.Options{Engine: e, Node: "n", Stager: events})
+			if err != nil {
+				t.Fatal(err)
+			}
 			h := mustClaim(t, l, "s", new(link))
 			e.set(1, true)
 			h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport})
@@ -97,6 +100,9 @@ func TestP1UnsureReleaseEndsOnce(t *testing.T) {
 			release(t, mustClaim(t, l, "s", new(link)), disconnect.ClientInitiatedDisconnect, goodbye)
 			if ts := check(t, l, "s"); len(ts) != 4 || ts[1].Reason != disconnect.ConnectionLost {
 				t.Errorf("away for %s: %+v", away, ts)
+			}
+			if n := len(events.committed); n != 4 {
+				t.Errorf("away for %s: %d events of 4 transitions", away, n)
 			}
 			if err := l.Drain(t.Context()); err != nil {
 				t.Error(err)
