@@ -110,6 +110,23 @@ func TestTailsAreBounded(t *testing.T) {
 	}
 }
 
+// A reader that takes nothing is cut off and does not hold anybody up.
+func TestSlowTail(t *testing.T) {
+	f := newFixture(t, func(o *arm.Options) { o.TailWrite, o.Heartbeat = 50*time.Millisecond, time.Hour })
+	res, _ := f.lines(t.Context(), "/rollcall/v1/events/tail")
+	data := []byte(`"` + strings.Repeat("x", 256<<10) + `"`)
+	late := time.Now().Add(20 * time.Second)
+	for n := 0; f.active.Load() > 0; n++ {
+		f.publish(&event.Event{ID: fmt.Sprint(n), Source: ns, Type: "T", Subject: "s", Time: time.Now(), Data: data})
+		if time.Now().After(late) {
+			t.Fatal("the reader was not cut off")
+		}
+	}
+	if _, err := io.Copy(io.Discard, res.Body); err == nil {
+		t.Error("the stream ended as if it were whole")
+	}
+}
+
 // Shutdown ends live tails and watches.
 func TestShutdownEndsStreams(t *testing.T) {
 	f := newFixture(t, func(o *arm.Options) { o.Watch = time.Hour })

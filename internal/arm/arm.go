@@ -54,6 +54,7 @@ type Options struct {
 
 	MaxTails  int           // live tails at a time; default 64
 	Heartbeat time.Duration // of live tails; default 15 s
+	TailWrite time.Duration // how long a tail's reader may take to take what was written; default 30 s
 	Watch     time.Duration // how long a watch waits; default 25 s
 }
 
@@ -105,6 +106,9 @@ func New(o Options) (*API, error) {
 	}
 	if o.Heartbeat <= 0 {
 		o.Heartbeat = 15 * time.Second
+	}
+	if o.TailWrite <= 0 {
+		o.TailWrite = 30 * time.Second
 	}
 	if o.Watch <= 0 {
 		o.Watch = 25 * time.Second

@@ -12,10 +12,6 @@ import (
 	"rollcall/internal/grid"
 )
 
-// tailWrite is how long a reader of a live tail may take to take what was
-// written.
-const tailWrite = 30 * time.Second
-
 // tail streams events as they are committed, one CloudEvent a line, with an
 // empty line from time to time so that both sides notice when the other is
 // gone. It ends when the reader leaves, takes too long or the server stops.
@@ -34,7 +30,7 @@ func (a *API) tail(q *request) error {
 	t := a.o.Grid.Tail()
 	defer t.Close()
 	q.w.Header().Set("Content-Type", "application/x-ndjson")
-	s := stream{w: q.w, c: http.NewResponseController(q.w)}
+	s := stream{w: q.w, c: http.NewResponseController(q.w), patience: a.o.TailWrite}
 	if s.flush() != nil {
 		return nil // the reader is gone already
 	}
@@ -57,9 +53,10 @@ func (a *API) tail(q *request) error {
 
 // stream is an answer that is written bit by bit.
 type stream struct {
-	w   http.ResponseWriter
-	c   *http.ResponseController
-	buf []byte
+	w        http.ResponseWriter
+	c        *http.ResponseController
+	patience time.Duration // with the reader
+	buf      []byte
 }
 
 // maxStep is about how many bytes of events are written at a time.
@@ -107,7 +104,7 @@ func (s *stream) event(e *event.Event) {
 
 // flush writes what is there and sends it off.
 func (s *stream) flush() error {
-	err := s.c.SetWriteDeadline(time.Now().Add(tailWrite))
+	err := s.c.SetWriteDeadline(time.Now().Add(s.patience))
 	if errors.Is(err, http.ErrNotSupported) { // not over a real connection
 		err = nil
 	}

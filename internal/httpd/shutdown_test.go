@@ -2,6 +2,7 @@ package httpd_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"runtime"
 	"testing"
+	"time"
 
 	"rollcall/internal/httpd"
 )
@@ -58,6 +60,41 @@ func TestShutdown(t *testing.T) {
 	stream.Close()
 	write.Close()
 	eventually(t, "its goroutines ended", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// A stream that moves its own deadline on outlives the one for answers.
+func TestStreamOutlivesWriteTimeout(t *testing.T) {
+	const timeout = 500 * time.Millisecond // bounds the TLS handshake too
+	f := start(t, httpd.Options{WriteTimeout: timeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tick := time.NewTicker(timeout)
+		defer tick.Stop()
+		for range 3 {
+			c := http.NewResponseController(w)
+			if err := c.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Error(err)
+			}
+			if _, err := io.WriteString(w, "x"); err != nil {
+				t.Error(err)
+			}
+			if err := c.Flush(); err != nil {
+				t.Error(err)
+			}
+			<-tick.C
+		}
+	})})
+	for _, h2 := range []bool{false, true} {
+		tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.roots}, ForceAttemptHTTP2: h2}
+		res, err := (&http.Client{Transport: tr}).Get("https://" + f.tlsAddr + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if string(body) != "xxx" || err != nil {
+			t.Errorf("%s: %q, %v", res.Proto, body, err)
+		}
+		tr.CloseIdleConnections()
+	}
 }
 
 // A shutdown that takes too long cuts what is left.
