@@ -39,8 +39,8 @@ func (a *API) setPassword(q *request, name string) error {
 	if err != nil {
 		return err
 	}
-	const attempts = 8
-	for n := 1; ; n++ {
+	// Hashing takes a while, in which the client may change; that change is kept.
+	for range 32 {
 		c, err := a.o.Registry.Client(name)
 		if err != nil {
 			return err
@@ -50,7 +50,7 @@ func (a *API) setPassword(q *request, name string) error {
 			ValidationScheme: string(c.ValidationScheme), AllowedThumbprints: c.AllowedThumbprints, Attributes: c.Attributes,
 			Password: &password,
 		}, registry.Condition{Revision: c.Revision})
-		if isFault(err, fault.PreconditionFailed) && n < attempts { // changed meanwhile: keep that change
+		if isFault(err, fault.PreconditionFailed) {
 			continue
 		}
 		if err != nil {
@@ -58,6 +58,7 @@ func (a *API) setPassword(q *request, name string) error {
 		}
 		return q.empty(http.StatusNoContent)
 	}
+	return fault.New(fault.Conflict, "The client '%s' keeps changing; try again.", name)
 }
 
 // decodePassword returns "" for null.
