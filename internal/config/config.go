@@ -109,7 +109,7 @@ type MQTT struct {
 	MaxClientID      int           `yaml:"maxClientId"`      // bytes; default 512; azure: 128
 	MaxTopicBytes    int           `yaml:"maxTopicBytes"`    // 0: 65,535; azure: 256
 	MaxTopicLevels   int           `yaml:"maxTopicLevels"`   // default 128; azure: 15
-	MaxSubscriptions int           `yaml:"maxSubscriptions"` // of one session; 0: no bound; azure: 50
+	MaxSubscriptions int           `yaml:"maxSubscriptions"` // of one session; default 10,000; 0: no bound; azure: 50
 	MaxInflight      int           `yaml:"maxInflight"`      // unacknowledged messages to one client; default 100
 	QueueMessages    int           `yaml:"queueMessages"`    // waiting for one client; default 1000; azure: 100
 	QueueBytes       int           `yaml:"queueBytes"`       // default 8 MiB; azure: 1 MiB
@@ -165,7 +165,7 @@ func Default(p Profile) Config {
 		Resource: Resource{Subscription: zeros, Group: "rollcall", Namespace: "default", Location: "local"},
 		MQTT: MQTT{
 			MaxConnections: 100_000, ConnectTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-			MaxPacketSize: 1 << 20, ReceiveMaximum: 1000, TopicAliases: 10, MaxClientID: 512, MaxTopicLevels: 128,
+			MaxPacketSize: 1 << 20, ReceiveMaximum: 1000, TopicAliases: 10, MaxClientID: 512, MaxTopicLevels: 128, MaxSubscriptions: 10_000,
 			MaxInflight: 100, QueueMessages: 1000, QueueBytes: 8 << 20, OutputBytes: 1 << 20,
 		},
 		Ledger:          Ledger{Age: 30 * 24 * time.Hour, Bytes: 1 << 30},
