@@ -46,15 +46,11 @@ func (r Retention) validate() error {
 // keep, oldest first, until ctx ends.
 func (l *Ledger) retain(ctx context.Context) error {
 	sizes, err := l.measure(ctx)
-	for err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
+	for err != nil && ctx.Err() == nil {
 		l.log.Error("cannot measure the ledger", "err", err)
-		if !l.wait(ctx, l.retention.Interval) {
-			return nil
+		if l.wait(ctx, l.retention.Interval) {
+			sizes, err = l.measure(ctx)
 		}
-		sizes, err = l.measure(ctx)
 	}
 	for l.wait(ctx, l.retention.Interval) {
 		if err := l.Trim(ctx, sizes); err != nil && ctx.Err() == nil {

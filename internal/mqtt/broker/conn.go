@@ -161,13 +161,13 @@ func (c *conn) carryOut(acts []session.Action) (misfit packet.Type, left bool) {
 			c.b.metrics.drop(a.Ending.Evidence.Detail)
 		case session.End:
 			c.will, left = a.Will, true
-		default:
-			left = true
 		case session.Shut:
 			// The reader goes on to finish, and no write keeps it for long.
 			now := time.Now()
 			_ = c.nc.SetReadDeadline(now) // it fails only if the transport is dead
 			_ = c.nc.SetWriteDeadline(now.Add(min(c.b.opts.WriteTimeout, closeTimeout)))
+		default:
+			left = true
 		}
 	}
 	return misfit, left

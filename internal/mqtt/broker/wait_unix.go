@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"errors"
 	"io"
 	"net"
 	"syscall"
@@ -50,10 +51,10 @@ func (w *socket) attempt(fd uintptr) bool {
 	w.r = bursts.Get().(*burst)
 	for {
 		w.n, w.err = syscall.Read(int(fd), w.r.buf)
-		switch w.err {
-		case syscall.EINTR:
+		if errors.Is(w.err, syscall.EINTR) {
 			continue
-		case syscall.EAGAIN:
+		}
+		if errors.Is(w.err, syscall.EAGAIN) {
 			putBurst(w.r)
 			w.r, w.n, w.err = nil, 0, nil
 			return false

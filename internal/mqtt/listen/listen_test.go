@@ -320,35 +320,37 @@ func TestWebSocketFrames(t *testing.T) {
 			t.Run(tt.name, func(t *testing.T) {
 				e := newEcho()
 				all := bytes.Join(tt.send, nil)
-				var nc net.Conn
-				var br *bufio.Reader
-				if early {
-					nc, br = upgrade(t, web(t, e), all)
-				} else {
-					nc, br = upgrade(t, web(t, e), nil)
-					if _, err := nc.Write(all); err != nil {
-						t.Fatal(err)
-					}
+				first, rest := all, []byte(nil) // with the handshake, and after it
+				if !early {
+					first, rest = nil, all
+				}
+				nc, br := upgrade(t, web(t, e), first)
+				if _, err := nc.Write(rest); err != nil {
+					t.Fatal(err)
 				}
 				if info := <-e.infos; info.Transport != "ws" || !info.Loopback || info.Confidential {
 					t.Errorf("%+v", info)
 				}
 				data, pongs := "", 0
 				for {
-					f, err := ws.ReadFrame(br)
+					h, err := ws.ReadHeader(br)
 					if err != nil {
 						t.Fatalf("%v before the close frame", err)
 					}
-					switch f.Header.OpCode {
+					payload := make([]byte, h.Length)
+					if _, err := io.ReadFull(br, payload); err != nil {
+						t.Fatal(err)
+					}
+					switch h.OpCode {
 					case ws.OpBinary:
-						data += string(f.Payload)
+						data += string(payload)
 						continue
 					case ws.OpPong:
 						pongs++
 						continue
 					}
-					code, _ := ws.ParseCloseFrameData(f.Payload)
-					if want := tt.code; want != 0 && code != want || f.Header.OpCode != ws.OpClose {
+					code, _ := ws.ParseCloseFrameData(payload)
+					if want := tt.code; want != 0 && code != want || h.OpCode != ws.OpClose {
 						t.Errorf("close frame %d, want %d", code, want)
 					}
 					break

@@ -54,8 +54,6 @@ type witness struct {
 	ended    bool
 	shut     bool
 	owed     []uint32 // tokens in the order they were given out
-	kinds    map[uint32]packet.Type
-	ids      map[uint16]bool
 }
 
 func (w *witness) next(p []byte) (rest []byte) {

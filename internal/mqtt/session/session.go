@@ -11,6 +11,7 @@
 package session
 
 import (
+	"errors"
 	"time"
 
 	"rollcall/internal/disconnect"
@@ -283,7 +284,10 @@ func (s *Session) stepOnline(in *Input, now time.Time, out []Action) []Action {
 func (s *Session) received(in *Input, now time.Time, out []Action) []Action {
 	p := in.Packet
 	if err := packet.CheckFromClient(p); err != nil {
-		e, _ := err.(*packet.Error)
+		var e *packet.Error
+		if !errors.As(err, &e) { // CheckFromClient returns no other
+			e = &packet.Error{Code: packet.ProtocolError, Message: err.Error()}
+		}
 		return s.violation(e, p.Type().String(), out)
 	}
 	switch p := p.(type) {
