@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -82,6 +84,9 @@ func startProcess(binary, data string, args ...string) (*Process, error) {
 	p := &Process{out: new(bytes.Buffer), exited: make(chan struct{}), Started: time.Now()}
 	p.cmd = exec.Command(binary, append([]string{"serve", "--data", data, "--ready-file", ready}, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		return strings.HasPrefix(kv, "ROLLCALL_") // settings of whoever runs the tests, and of the tests
+	})
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
