@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -15,9 +16,9 @@ import (
 )
 
 // conn drives one session over one transport. Its reader is the goroutine that
-// called Serve: it alone reads, subscribes, routes what the client publishes,
+// runs live: it alone reads, subscribes, routes what the client publishes,
 // its Will last, says good-bye and closes. Whoever else ends the session wakes
-// it. A writer exists only while there is something to write; Serve waits for
+// it. A writer exists only while there is something to write; live waits for
 // it.
 type conn struct {
 	b    *Broker
@@ -42,23 +43,36 @@ type conn struct {
 	timerNo  uint32 // tells a timer that was replaced from its successor
 }
 
-// Serve serves one connection until it has ended, and closes it. It implements
-// listen.Handler.
-func (b *Broker) Serve(nc net.Conn, info listen.Info) {
+// Serve serves one connection until it has ended, closes it, and calls done.
+// It may return before. It implements listen.Handler.
+func (b *Broker) Serve(nc net.Conn, info listen.Info, done func()) {
 	c := &conn{b: b, nc: nc, info: info, s: session.New(&b.cfg, b.opts.Clock.Now())}
 	c.tree = b.enter(c)
 	if c.tree == nil {
 		nc.Close()
+		done()
 		return
 	}
-	defer b.leave(c)
 	c.mu.Lock()
 	c.arm()
 	c.mu.Unlock()
+	c.live(done, true)
+}
+
+// live reads until the connection has ended. The judgement of CONNECT grows
+// the stack beyond what a connection needs that rests, and stacks shrink late
+// and not all the way: once CONNACK has left, a fresh goroutine goes on.
+func (c *conn) live(done func(), connecting bool) {
 	var err error
-	c.guarded(func() { err = c.read() })
+	c.guarded(func() { err = c.read(connecting) })
+	if errors.Is(err, errConnected) {
+		go c.live(done, false) // in place of this one
+		return
+	}
 	c.guarded(func() { c.finish(err) })
 	c.close()
+	c.b.leave(c)
+	done()
 }
 
 // finish settles the end of the session once the reader has stopped with err.

@@ -35,9 +35,12 @@ func putBurst(r *burst) {
 	}
 }
 
+var errConnected = errors.New("broker: the client is connected")
+
 // read acts on what arrives until the transport or the session ends, and
-// returns what the transport said.
-func (c *conn) read() error {
+// returns what the transport said; or, while connecting, errConnected once the
+// client is connected.
+func (c *conn) read(connecting bool) error {
 	wait := waiter(c.nc)
 	for {
 		r, n, err := wait()
@@ -51,7 +54,16 @@ func (c *conn) read() error {
 			return err
 		}
 		c.flush()
+		if connecting && c.online() {
+			return errConnected
+		}
 	}
+}
+
+func (c *conn) online() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.s.Online()
 }
 
 var errEnded = errors.New("broker: the session has ended")

@@ -34,10 +34,10 @@ type Info struct {
 	TLS *tls.ConnectionState
 }
 
-// Handler serves one connection and closes it. It blocks until the connection
-// has ended.
+// Handler serves one connection and closes it. It may return before the
+// connection has ended; it calls done once, when it has.
 type Handler interface {
-	Serve(nc net.Conn, info Info)
+	Serve(nc net.Conn, info Info, done func())
 }
 
 // Options configure a Server. Handler and Realm are required.
@@ -126,10 +126,10 @@ func (s *Server) Wait(ctx context.Context) bool {
 	}
 }
 
-// serve runs the handler on a connection that admit let in.
+// serve gives the handler a connection that admit let in.
 func (s *Server) serve(nc net.Conn, info Info) {
 	s.metrics.accepted.WithLabelValues(info.Transport).Inc()
-	s.opts.Handler.Serve(nc, info)
+	s.opts.Handler.Serve(nc, info, s.leave)
 }
 
 // admit counts a new connection, or reports that there are too many.
@@ -194,7 +194,6 @@ func (s *Server) wait(ctx context.Context, d time.Duration) bool {
 // Wait waits for them.
 func (s *Server) TCP(ctx context.Context, ln net.Listener) error {
 	return s.accept(ctx, ln, func(nc net.Conn) {
-		defer s.leave()
 		s.serve(nc, s.info("tcp", nc))
 	})
 }

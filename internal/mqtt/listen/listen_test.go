@@ -37,7 +37,8 @@ type echo struct {
 
 func newEcho() *echo { return &echo{make(chan listen.Info, 16), make(chan error, 16)} }
 
-func (e *echo) Serve(nc net.Conn, info listen.Info) {
+func (e *echo) Serve(nc net.Conn, info listen.Info, done func()) {
+	defer done()
 	defer nc.Close()
 	e.infos <- info
 	buf := make([]byte, 64)

@@ -22,7 +22,6 @@ func (s *Server) TLS(ctx context.Context, ln net.Listener, config *tls.Config) e
 		// A fresh goroutine: the handshake has grown this one's stack, and the
 		// connection may rest for days.
 		go func() {
-			defer s.leave()
 			state := nc.ConnectionState()
 			info := s.info("tls", raw)
 			info.Confidential, info.TLS = true, &state

@@ -68,10 +68,7 @@ func (s *Server) WebSocket() http.Handler {
 		}
 		// net/http waits for nothing after a hijack: go on without its stack
 		// and buffers.
-		go func() {
-			defer s.leave()
-			s.serve(&wsConn{Conn: raw, early: early}, info)
-		}()
+		go s.serve(&wsConn{Conn: raw, early: early}, info)
 	})
 }
 
