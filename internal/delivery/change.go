@@ -76,6 +76,9 @@ func (q *Queue) write(cs []change) {
 	}
 	if lowered {
 		l.written.low = low
+		// A flush under way may overtake this with the old mark: write it again.
+		l.refused, l.dirty = true, true
+		q.touch()
 		b.Put(cursorKey(l.partition, q.sub.Realm, q.sub.ID), l.written.append(nil))
 	}
 	q.mu.Unlock()

@@ -76,7 +76,7 @@ func (f *flushBatch) done(r store.Result) {
 		q := w.queue
 		q.mu.Lock()
 		if w.lane != nil {
-			w.lane.dirty = true
+			w.lane.dirty, w.lane.refused = true, true
 		}
 		if !q.stopped && !q.gone {
 			q.touch()
@@ -125,14 +125,15 @@ func (q *Queue) collect(batches []*flushBatch) {
 	}
 }
 
-// collectLane adds the cursor of a lane if it moved. The queue is locked.
+// collectLane adds the cursor of a lane if it moved, or was not written when it
+// did. The queue is locked.
 func (q *Queue) collectLane(l *lane, tail position, batches []*flushBatch) {
 	l.dirty = false
 	c := cursorRecord{position: l.cursor(tail), low: q.lows(l)}
-	if c == l.written {
+	if c == l.written && !l.refused {
 		return
 	}
-	l.written = c
+	l.written, l.refused = c, false
 	batches[l.partition].put(cursorKey(l.partition, q.sub.Realm, q.sub.ID), c.append(nil), written{q, l})
 }
 

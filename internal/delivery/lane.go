@@ -80,6 +80,7 @@ type lane struct {
 	shelf   [shelves]shelf
 
 	written cursorRecord // newest that was submitted
+	refused bool         // it may not be what is on disk
 	dirty   bool
 }
 

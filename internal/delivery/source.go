@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -67,7 +68,9 @@ func (s *Source) tailOf(partition uint8) (position, bool) {
 
 // Doubt tells that the outcome of the commit that stored an event is unknown.
 // The engine is asked until it knows; if the event was stored, it is delivered,
-// perhaps twice. Until then no cursor of the partition is written.
+// perhaps twice. Until then no cursor of the partition is written. If it never
+// knows, that stays so until the next start, which reads the log again from
+// where the cursors were: events may be repeated then, and none is passed over.
 func (s *Source) Doubt(id store.ID, partition uint8, ordinal uint16, e *event.Event, queues []*Queue) {
 	if len(queues) == 0 {
 		return
@@ -79,14 +82,16 @@ func (s *Source) Doubt(id store.ID, partition uint8, ordinal uint16, e *event.Ev
 	var ask func()
 	ask = func() {
 		r, known, err := s.d.engine.Outcome(context.Background(), id)
-		if (err != nil || !known) && s.d.clock.Now().Before(deadline) && !s.d.isStopping() {
+		asked := err == nil && known // and an unknown outcome is the last word
+		if !asked && s.d.clock.Now().Before(deadline) && !s.d.isStopping() {
 			s.d.clock.AfterFunc(100*time.Millisecond, ask)
 			return
 		}
-		switch {
-		case err != nil || !known:
-			s.d.log.Error("the engine does not know the outcome of a commit", "event", e.ID, "err", err)
-		case r.Err == nil:
+		if !asked || errors.Is(r.Err, store.ErrUnknown) {
+			s.d.log.Error("the outcome of a commit stays unknown; progress is not written until the next start", "event", e.ID, "err", err)
+			return // the doubt stays
+		}
+		if r.Err == nil {
 			for _, q := range queues {
 				q.adopt(partition, at(r.Index, ordinal), e)
 			}
