@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"rollcall/internal/delivery"
 	"rollcall/internal/fault"
@@ -190,7 +191,7 @@ func (g *Grid) remove(ctx context.Context, k entryKey, may func(*record, store.R
 		b := store.NewBatch(store.Reserve)
 		b.Require(subscriptionKey(k), rev)
 		b.Delete(subscriptionKey(k))
-		_, err = store.Commit(ctx, g.engine, b)
+		_, err = g.commit(ctx, b)
 		if errors.Is(err, store.ErrConflict) {
 			continue
 		}
@@ -257,7 +258,7 @@ func (g *Grid) change(ctx context.Context, k entryKey, c Condition, f func(old *
 		}
 		b.Require(subscriptionKey(k), rev)
 		b.Put(subscriptionKey(k), value)
-		index, err := store.Commit(ctx, g.engine, b)
+		index, err := g.commit(ctx, b)
 		if errors.Is(err, store.ErrConflict) {
 			if now, _, err := g.read(k); err == nil && old == nil && now != nil {
 				return nil, 0, fault.New(fault.Conflict, "Another request created the event subscription at the same time.")
@@ -272,6 +273,29 @@ func (g *Grid) change(ctx context.Context, k entryKey, c Condition, f func(old *
 	}
 	return nil, 0, fault.New(fault.Conflict, "The event subscription keeps changing; try again.")
 }
+
+// commit stores a change and returns its index. It waits for the outcome even
+// if ctx ends meanwhile: a caller who goes away must not leave memory with
+// something else than the store has. ctx is looked at before.
+func (g *Grid) commit(ctx context.Context, b *store.Batch) (uint64, error) {
+	if err := context.Cause(ctx); err != nil {
+		return 0, err
+	}
+	index, err := store.Commit(context.WithoutCancel(ctx), g.engine, b)
+	if !errors.Is(err, store.ErrUnknown) {
+		return index, err
+	}
+	ask, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer g.clock.AfterFunc(settleBy, cancel).Stop()
+	if r, known, asked := g.engine.Outcome(ask, b.ID()); asked == nil && known {
+		return r.Index, r.Err
+	}
+	return 0, err
+}
+
+// settleBy bounds how long the engine may think about an unknown outcome.
+const settleBy = 10 * time.Second
 
 // read returns the record in the store, nil if there is none.
 func (g *Grid) read(k entryKey) (*record, store.Revision, error) {
