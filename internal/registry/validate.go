@@ -2,7 +2,9 @@ package registry
 
 import (
 	"encoding/json"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -148,7 +150,8 @@ func checkThumbprints(s Scheme, list []string) fault.List {
 // Client has, never nil.
 func normalizeAttributes(in map[string]any, bad *fault.List) map[string]any {
 	out := make(map[string]any, len(in))
-	for key, v := range in {
+	for _, key := range slices.Sorted(maps.Keys(in)) { // mistakes come in the same order every time
+		v := in[key]
 		if !attributeName.MatchString(key) {
 			bad.Add(fault.At(pathAttributes, "The attribute name %.64q is not made of letters, digits and underscores.", key))
 			continue
