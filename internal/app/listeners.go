@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"syscall"
 
 	"rollcall/internal/config"
 )
@@ -43,7 +44,7 @@ func openListeners(c config.Listen) (l listeners, err error) {
 }
 
 // open opens one address. "localhost" is 127.0.0.1 and, where the machine
-// has it, ::1 with the same port.
+// has IPv6, ::1 with the same port.
 func open(addr string) ([]net.Listener, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -56,17 +57,26 @@ func open(addr string) ([]net.Listener, error) {
 		}
 		return []net.Listener{ln}, nil
 	}
-	ln, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", port))
-	if err != nil {
-		return nil, err
+	const tries = 10 // of free ports, until one is free on both
+	for try := 1; ; try++ {
+		ln, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", port))
+		if err != nil {
+			return nil, err
+		}
+		_, chosen, _ := net.SplitHostPort(ln.Addr().String())
+		ln6, err := net.Listen("tcp6", net.JoinHostPort("::1", chosen))
+		switch {
+		case err == nil:
+			return []net.Listener{ln, ln6}, nil
+		case !errors.Is(err, syscall.EADDRINUSE): // there is no IPv6 here
+			return []net.Listener{ln}, nil
+		}
+		// Half of a name is not enough: clients that try ::1 first would show
+		// whoever has it what is meant for us.
+		if err := errors.Join(err, ln.Close()); port != "0" || try == tries {
+			return nil, err
+		}
 	}
-	all := []net.Listener{ln}
-	_, port, _ = net.SplitHostPort(ln.Addr().String())
-	// Without ::1 (no IPv6, or the port is taken there) 127.0.0.1 has to do.
-	if ln6, err := net.Listen("tcp6", net.JoinHostPort("::1", port)); err == nil {
-		all = append(all, ln6)
-	}
-	return all, nil
 }
 
 func (l *listeners) close() error {

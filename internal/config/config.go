@@ -6,6 +6,7 @@ package config
 import (
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -362,4 +363,16 @@ func (v *validation) storage() {
 func (v *validation) webhook() {
 	w := v.c.Webhook
 	v.check(w.Origin != "", "webhook.origin", "it is empty")
+	// The texts never quote a URL, which may hold secrets.
+	if w.Proxy != "" {
+		u, err := url.Parse(w.Proxy)
+		ok := err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https" || u.Scheme == "socks5" || u.Scheme == "socks5h")
+		v.check(ok, "webhook.proxy", "it is not a URL of a proxy such as http://host:3128 or socks5://host:1080")
+	}
+	if w.PublicURL != "" {
+		u, err := url.Parse(w.PublicURL)
+		ok := err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") &&
+			u.User == nil && u.RawQuery == "" && u.Fragment == "" && !strings.HasSuffix(w.PublicURL, "/")
+		v.check(ok, "webhook.publicUrl", "it is not a URL such as https://host:8443, without user, query and slash at the end")
+	}
 }

@@ -134,3 +134,33 @@ func TestEveryVariableIsKnown(t *testing.T) {
 		}
 	}
 }
+
+// What a webhook setting cannot mean is found at start, and told without the
+// secrets that a URL may hold.
+func TestWebhookURLs(t *testing.T) {
+	for _, tc := range []struct {
+		proxy, public, path string
+	}{
+		{"http://proxy:3128", "https://grid.example.com", ""},
+		{"socks5://user:secret@proxy:1080", "http://10.0.0.1:8080/base", ""},
+		{"proxy:3128", "", "webhook.proxy"},
+		{"ftp://user:secret@proxy", "", "webhook.proxy"},
+		{"http://user:secret@proxy:port", "", "webhook.proxy"},
+		{"", "grid.example.com", "webhook.publicUrl"},
+		{"", "https://grid.example.com/", "webhook.publicUrl"},
+		{"", "https://grid.example.com?a=secret", "webhook.publicUrl"},
+		{"", "https://user:secret@grid.example.com", "webhook.publicUrl"},
+	} {
+		c := config.Default(config.Open)
+		c.Webhook.Proxy, c.Webhook.PublicURL = tc.proxy, tc.public
+		err := c.Validate()
+		switch {
+		case tc.path == "":
+			if err != nil {
+				t.Errorf("proxy %q, public URL %q: %v", tc.proxy, tc.public, err)
+			}
+		case err == nil || !strings.Contains(err.Error(), tc.path) || strings.Contains(err.Error(), "secret"):
+			t.Errorf("proxy %q, public URL %q: got %v, want a mistake at %s without the secret", tc.proxy, tc.public, err, tc.path)
+		}
+	}
+}
