@@ -9,8 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,7 +34,7 @@ type target struct{ url, token, ca, data string }
 func (t *target) flags(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
 	f.StringVar(&t.url, "url", os.Getenv(config.EnvPrefix+"URL"), "`URL` of the server (default: the one of the data directory; $ROLLCALL_URL)")
-	f.StringVar(&t.token, "token", "", "bearer `token` (default: the one of the data directory; $ROLLCALL_TOKEN)")
+	f.StringVar(&t.token, "token", "", "bearer `token` (default: the one of the data directory, for its own server; $ROLLCALL_TOKEN)")
 	f.StringVar(&t.ca, "ca", os.Getenv(config.EnvPrefix+"CA"), "`file` of the CA that the server's certificate is of ($ROLLCALL_CA)")
 	f.StringVar(&t.data, "data", "", "data `directory` of the server (default as for serve; $ROLLCALL_DATA)")
 }
@@ -54,7 +57,7 @@ func (t *target) open(ctx context.Context) (*api, error) {
 	if a.token == "" {
 		a.token = os.Getenv(config.EnvPrefix + "TOKEN")
 	}
-	if a.token == "" {
+	if a.token == "" && (t.url == "" || isEndpoint(info, t.url)) { // others are not shown it
 		a.token = info.Token
 	}
 	if a.base == "" {
@@ -83,6 +86,30 @@ func (t *target) open(ctx context.Context) (*api, error) {
 		a.namespace = st.Namespace
 	}
 	return a, nil
+}
+
+// isEndpoint reports whether a URL is one of the server's own.
+func isEndpoint(info app.ReadyInfo, target string) bool {
+	want, err := url.Parse(target)
+	if err != nil {
+		return false
+	}
+	local := func(host string) bool {
+		ip := net.ParseIP(host)
+		return host == "localhost" || ip != nil && ip.IsLoopback()
+	}
+	for _, text := range slices.Concat(info.HTTP, info.HTTPS) {
+		have, err := url.Parse(text)
+		if err != nil || have.Scheme != want.Scheme || have.Port() != want.Port() {
+			continue
+		}
+		ip := net.ParseIP(have.Hostname())
+		everywhere := ip != nil && ip.IsUnspecified()
+		if have.Hostname() == want.Hostname() || (everywhere || local(have.Hostname())) && local(want.Hostname()) {
+			return true
+		}
+	}
+	return false
 }
 
 // info reads what the server wrote into its data directory.
