@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -45,14 +46,13 @@ func (b *bench) mosquitto(ctx context.Context) (*process, string, error) {
 	err = until(ctx, 5*time.Millisecond, func() (bool, error) {
 		select {
 		case <-p.exited:
-			return false, fmt.Errorf("mosquitto ended: %v\n%s", p.err, p.printed())
+			return false, fmt.Errorf("mosquitto ended: %w\n%s", p.err, p.printed())
 		default:
 		}
-		nc, err := net.Dial("tcp", address)
-		if err != nil {
-			return false, nil // not yet
+		if nc, err := net.Dial("tcp", address); err == nil {
+			return true, nc.Close()
 		}
-		return true, nc.Close()
+		return false, nil // not yet
 	})
 	if err != nil {
 		p.kill()
@@ -101,9 +101,12 @@ func (b *bench) connectsPeer(ctx context.Context) error {
 // second; 0 where it is not installed.
 func (b *bench) wrk(ctx context.Context, url string, body []byte, connections int, d time.Duration) (float64, error) {
 	file, err := exec.LookPath("wrk")
-	if err != nil {
+	if errors.Is(err, exec.ErrNotFound) {
 		b.say("  wrk is not installed and left out")
 		return 0, nil
+	}
+	if err != nil {
+		return 0, err
 	}
 	script := b.data() + ".lua"
 	quoted, err := json.Marshal(string(body)) // Lua reads these bytes as JSON does

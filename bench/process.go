@@ -158,7 +158,7 @@ func (b *bench) serve(ctx context.Context, data string) (*server, error) {
 	err = until(ctx, 500*time.Microsecond, func() (bool, error) {
 		select {
 		case <-p.exited:
-			return false, fmt.Errorf("the server ended: %v\n%s", p.err, p.printed())
+			return false, fmt.Errorf("the server ended: %w\n%s", p.err, p.printed())
 		default:
 		}
 		text, err := os.ReadFile(ready)

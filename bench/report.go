@@ -66,8 +66,9 @@ func (f *figure) aim() string {
 	if f.Aim == nil {
 		return ""
 	}
-	m, sign, met := median(f.Values), "≥", false
-	if met = m >= *f.Aim; f.AtMost {
+	m := median(f.Values)
+	sign, met := "≥", m >= *f.Aim
+	if f.AtMost {
 		sign, met = "≤", m <= *f.Aim
 	}
 	return fmt.Sprintf("%s %s %s", sign, number(*f.Aim), map[bool]string{true: "met", false: "MISSED"}[met])
