@@ -38,24 +38,24 @@ func (f Filter) Validate(target string, known []string) fault.List {
 	var bad fault.List
 	types := target + ".includedEventTypes"
 	if len(f.IncludedEventTypes) > MaxEventTypes {
-		bad.Add(fault.At(types, "%d event types are more than %d", len(f.IncludedEventTypes), MaxEventTypes))
+		bad.Add(fault.At(types, "%d event types are more than %d.", len(f.IncludedEventTypes), MaxEventTypes))
 	}
 	for _, t := range f.IncludedEventTypes {
 		switch {
 		case strings.TrimSpace(t) == "":
-			bad.Add(fault.At(types, "an event type is empty"))
+			bad.Add(fault.At(types, "An event type is empty."))
 		case len(t) > MaxValueBytes:
-			bad.Add(fault.At(types, "an event type is longer than %d bytes", MaxValueBytes))
+			bad.Add(fault.At(types, "An event type is longer than %d bytes.", MaxValueBytes))
 		case f.all() || known == nil:
 		case !slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, t) }):
-			bad.Add(fault.At(types, "%q is not an event type of this source; it has: %s", t, strings.Join(known, ", ")))
+			bad.Add(fault.At(types, "%q is not an event type of this source; it has: %s.", t, strings.Join(known, ", ")))
 		}
 	}
 	if len(f.SubjectBeginsWith) > MaxValueBytes {
-		bad.Add(fault.At(target+".subjectBeginsWith", "longer than %d bytes", MaxValueBytes))
+		bad.Add(fault.At(target+".subjectBeginsWith", "The text is longer than %d bytes.", MaxValueBytes))
 	}
 	if len(f.SubjectEndsWith) > MaxValueBytes {
-		bad.Add(fault.At(target+".subjectEndsWith", "longer than %d bytes", MaxValueBytes))
+		bad.Add(fault.At(target+".subjectEndsWith", "The text is longer than %d bytes.", MaxValueBytes))
 	}
 	return bad
 }

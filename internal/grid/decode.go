@@ -20,7 +20,7 @@ func DecodeProperties(data []byte) (Properties, error) {
 	var bad fault.List
 	patch := decode(data, &bad)
 	if patch.Destination == nil && len(bad) == 0 {
-		bad.Add(fault.At("properties.destination", "a destination is required"))
+		bad.Add(fault.At("properties.destination", "A destination is required."))
 	}
 	return patch.Apply(Properties{}), bad.Err()
 }
@@ -37,9 +37,9 @@ func decode(data []byte, bad *fault.List) Patch {
 	var p Patch
 	o := newObject("properties", data, bad)
 	o.readOnly("topic", "provisioningState")
-	o.absent("deliveryWithResourceIdentity", "managed identities are not supported; use destination")
-	o.absent("deadLetterWithResourceIdentity", "managed identities are not supported; use rollcall.deadLetterDirectory")
-	o.absent("deadLetterDestination", "dead-lettering to blobs is not supported; use rollcall.deadLetterDirectory")
+	o.absent("deliveryWithResourceIdentity", "Managed identities are not supported; use destination.")
+	o.absent("deadLetterWithResourceIdentity", "Managed identities are not supported; use rollcall.deadLetterDirectory.")
+	o.absent("deadLetterDestination", "Dead-lettering to blobs is not supported; use rollcall.deadLetterDirectory.")
 	if raw, ok := o.take("destination"); ok && !null(raw) {
 		p.Destination = decodeDestination(raw, bad)
 	}
@@ -48,7 +48,7 @@ func decode(data []byte, bad *fault.List) Patch {
 	}
 	if raw, ok := o.take("labels"); ok {
 		p.Labels = new([]string)
-		o.into("labels", raw, p.Labels, "a list of strings")
+		o.into("labels", raw, p.Labels, "A list of strings")
 	}
 	if raw, ok := o.take("expirationTimeUtc"); ok {
 		p.Expiration = new(time.Time)
@@ -66,10 +66,10 @@ func decode(data []byte, bad *fault.List) Patch {
 	}
 	if raw, ok := o.take("eventDeliverySchema"); ok && !null(raw) {
 		var name string
-		if o.into("eventDeliverySchema", raw, &name, "a string") {
+		if o.into("eventDeliverySchema", raw, &name, "A string") {
 			s, known := event.ParseSchema(name)
 			if !known {
-				bad.Add(fault.At("properties.eventDeliverySchema", "%q is not supported; EventGridSchema and CloudEventSchemaV1_0 are", name))
+				bad.Add(fault.At("properties.eventDeliverySchema", "%q is not supported; EventGridSchema and CloudEventSchemaV1_0 are.", name))
 			}
 			p.Schema = &s
 		}
@@ -88,11 +88,11 @@ func decodeOwn(raw json.RawMessage, p *Patch, bad *fault.List) {
 	o := newObject("properties.rollcall", raw, bad)
 	if raw, ok := o.take("deadLetterDirectory"); ok {
 		p.DeadLetterDirectory = new(string)
-		o.into("deadLetterDirectory", raw, p.DeadLetterDirectory, "a string")
+		o.into("deadLetterDirectory", raw, p.DeadLetterDirectory, "A string")
 	}
 	if raw, ok := o.take("paused"); ok {
 		p.Paused = new(bool)
-		o.into("paused", raw, p.Paused, "true or false")
+		o.into("paused", raw, p.Paused, "True or false")
 	}
 	o.finish()
 }
@@ -105,9 +105,9 @@ func decodeDestination(raw json.RawMessage, bad *fault.List) *WebHook {
 	o.finish()
 	if !strings.EqualFold(kind, "WebHook") {
 		if kind == "" {
-			bad.Add(fault.At("properties.destination.endpointType", "an endpoint type is required"))
+			bad.Add(fault.At("properties.destination.endpointType", "An endpoint type is required."))
 		} else {
-			bad.Add(fault.At("properties.destination.endpointType", "%q is not supported; WebHook is", kind))
+			bad.Add(fault.At("properties.destination.endpointType", "%q is not supported; WebHook is.", kind))
 		}
 		return &w
 	}
@@ -118,11 +118,11 @@ func decodeDestination(raw json.RawMessage, bad *fault.List) *WebHook {
 	w.PreferredBatchKB = o.count("preferredBatchSizeInKilobytes", 1, 1024)
 	for _, name := range []string{"azureActiveDirectoryTenantId", "azureActiveDirectoryApplicationIdOrUri"} {
 		if o.text(name) != "" {
-			bad.Add(fault.At(o.path+"."+name, "protected webhooks are not supported; use a static Authorization header"))
+			bad.Add(fault.At(o.path+"."+name, "Protected webhooks are not supported; use a static Authorization header."))
 		}
 	}
 	if v := o.text("minimumTlsVersionAllowed"); v != "" && v != "1.2" {
-		bad.Add(fault.At(o.path+".minimumTlsVersionAllowed", "%q is not supported; it is always 1.2", v))
+		bad.Add(fault.At(o.path+".minimumTlsVersionAllowed", "%q is not supported; it is always 1.2.", v))
 	}
 	if raw, ok := o.take("deliveryAttributeMappings"); ok && !null(raw) {
 		w.Attributes = decodeAttributes(o, raw, bad)
@@ -133,7 +133,7 @@ func decodeDestination(raw json.RawMessage, bad *fault.List) *WebHook {
 
 func decodeAttributes(o *object, raw json.RawMessage, bad *fault.List) []webhook.Attribute {
 	var list []json.RawMessage
-	if !o.into("deliveryAttributeMappings", raw, &list, "a list") {
+	if !o.into("deliveryAttributeMappings", raw, &list, "A list") {
 		return nil
 	}
 	var attributes []webhook.Attribute
@@ -148,15 +148,15 @@ func decodeAttributes(o *object, raw json.RawMessage, bad *fault.List) []webhook
 		case strings.EqualFold(kind, "Static"):
 			a.Value = in.text("value")
 			if raw, ok := in.take("isSecret"); ok && !null(raw) {
-				in.into("isSecret", raw, &a.Secret, "true or false")
+				in.into("isSecret", raw, &a.Secret, "True or false")
 			}
 		case strings.EqualFold(kind, "Dynamic"):
 			a.SourceField = in.text("sourceField")
 			if a.SourceField == "" {
-				bad.Add(fault.At(in.path+".sourceField", "a source field is required"))
+				bad.Add(fault.At(in.path+".sourceField", "A source field is required."))
 			}
 		default:
-			bad.Add(fault.At(at.path+".type", "%q is not Static or Dynamic", kind))
+			bad.Add(fault.At(at.path+".type", "%q is not Static or Dynamic.", kind))
 			continue
 		}
 		in.finish()
@@ -172,23 +172,23 @@ func decodeFilter(raw json.RawMessage, bad *fault.List) *filter.Filter {
 	}
 	o := newObject("properties.filter", raw, bad)
 	if raw, ok := o.take("includedEventTypes"); ok {
-		o.into("includedEventTypes", raw, &f.IncludedEventTypes, "a list of strings")
+		o.into("includedEventTypes", raw, &f.IncludedEventTypes, "A list of strings")
 	}
 	f.SubjectBeginsWith = o.text("subjectBeginsWith")
 	f.SubjectEndsWith = o.text("subjectEndsWith")
 	if raw, ok := o.take("isSubjectCaseSensitive"); ok && !null(raw) {
-		o.into("isSubjectCaseSensitive", raw, &f.IsSubjectCaseSensitive, "true or false")
+		o.into("isSubjectCaseSensitive", raw, &f.IsSubjectCaseSensitive, "True or false")
 	}
 	if raw, ok := o.take("advancedFilters"); ok && !null(raw) {
 		var list []json.RawMessage
-		if o.into("advancedFilters", raw, &list, "a list") && len(list) > 0 {
-			bad.Add(fault.At(o.path+".advancedFilters", "advanced filters are not supported"))
+		if o.into("advancedFilters", raw, &list, "A list") && len(list) > 0 {
+			bad.Add(fault.At(o.path+".advancedFilters", "Advanced filters are not supported."))
 		}
 	}
 	if raw, ok := o.take("enableAdvancedFilteringOnArrays"); ok && !null(raw) {
 		var on bool
-		if o.into("enableAdvancedFilteringOnArrays", raw, &on, "true or false") && on {
-			bad.Add(fault.At(o.path+".enableAdvancedFilteringOnArrays", "advanced filters are not supported"))
+		if o.into("enableAdvancedFilteringOnArrays", raw, &on, "True or false") && on {
+			bad.Add(fault.At(o.path+".enableAdvancedFilteringOnArrays", "Advanced filters are not supported."))
 		}
 	}
 	o.finish()

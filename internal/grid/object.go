@@ -24,7 +24,7 @@ func newObject(path string, data []byte, bad *fault.List) *object {
 	}
 	if err := json.Unmarshal(data, &o.members); err != nil {
 		o.members = nil
-		bad.Add(fault.At(path, "a JSON object is expected"))
+		bad.Add(fault.At(path, "A JSON object is expected."))
 	}
 	return o
 }
@@ -62,7 +62,7 @@ func (o *object) absent(name, why string) {
 // into decodes a member; null leaves v as it is.
 func (o *object) into(name string, raw json.RawMessage, v any, what string) bool {
 	if err := json.Unmarshal(raw, v); err != nil {
-		o.bad.Add(fault.At(o.path+"."+name, "%s is expected", what))
+		o.bad.Add(fault.At(o.path+"."+name, "%s is expected.", what))
 		return false
 	}
 	return true
@@ -72,7 +72,7 @@ func (o *object) into(name string, raw json.RawMessage, v any, what string) bool
 func (o *object) text(name string) string {
 	var s string
 	if raw, ok := o.take(name); ok {
-		o.into(name, raw, &s, "a string")
+		o.into(name, raw, &s, "A string")
 	}
 	return s
 }
@@ -84,11 +84,11 @@ func (o *object) count(name string, lo, hi int) int {
 		return 0
 	}
 	var n int
-	if !o.into(name, raw, &n, "an integer") {
+	if !o.into(name, raw, &n, "An integer") {
 		return 0
 	}
 	if n < lo || n > hi {
-		o.bad.Add(fault.At(o.path+"."+name, "%d is not between %d and %d", n, lo, hi))
+		o.bad.Add(fault.At(o.path+"."+name, "%d is not between %d and %d.", n, lo, hi))
 		return 0
 	}
 	return n
@@ -97,7 +97,7 @@ func (o *object) count(name string, lo, hi int) int {
 // finish refuses what is left.
 func (o *object) finish() {
 	for _, name := range sortedNames(o.members) {
-		o.bad.Add(fault.At(o.path+"."+name, "this member is unknown"))
+		o.bad.Add(fault.At(o.path+"."+name, "This member is unknown."))
 	}
 }
 

@@ -158,7 +158,7 @@ func normalizeAttributes(in map[string]any, bad *fault.List) map[string]any {
 		}
 		value, ok := normalizeAttribute(v)
 		if !ok {
-			bad.Add(fault.At(pathAttributes+"."+clip(key), "The value is not a string, a 64-bit integer or an array of strings."))
+			bad.Add(fault.At(pathAttributes+"."+clip(key), "The value is not a string, a boolean, a 64-bit integer or an array of strings."))
 			continue
 		}
 		out[key] = value

@@ -163,7 +163,7 @@ func (d *Destination) decorate(h http.Header, e *event.Event) {
 func ValidateAttributes(target string, attributes []Attribute) fault.List {
 	var bad fault.List
 	if len(attributes) > 10 {
-		bad.Add(fault.At(target, "%d mappings are more than 10", len(attributes)))
+		bad.Add(fault.At(target, "%d mappings are more than 10.", len(attributes)))
 	}
 	seen := map[string]bool{}
 	for i, a := range attributes {
@@ -171,26 +171,26 @@ func ValidateAttributes(target string, attributes []Attribute) fault.List {
 		name := strings.ToLower(a.Name)
 		switch {
 		case name == "":
-			bad.Add(fault.At(at+".name", "a name is required"))
+			bad.Add(fault.At(at+".name", "A name is required."))
 		case !validToken(name):
-			bad.Add(fault.At(at+".name", "%q is not a header name", a.Name))
+			bad.Add(fault.At(at+".name", "%q is not a header name.", a.Name))
 		case strings.HasPrefix(name, "aeg-"):
-			bad.Add(fault.At(at+".name", "names that begin with aeg- are reserved"))
+			bad.Add(fault.At(at+".name", "Names that begin with aeg- are reserved."))
 		case forbiddenHeaders[name]:
-			bad.Add(fault.At(at+".name", "%q cannot be mapped", a.Name))
+			bad.Add(fault.At(at+".name", "%q cannot be mapped.", a.Name))
 		case seen[name]:
-			bad.Add(fault.At(at+".name", "%q is mapped twice", a.Name))
+			bad.Add(fault.At(at+".name", "%q is mapped twice.", a.Name))
 		}
 		seen[name] = true
 		switch {
 		case a.Dynamic() && a.Secret:
-			bad.Add(fault.At(at+".properties.isSecret", "only a static value can be secret"))
+			bad.Add(fault.At(at+".properties.isSecret", "Only a static value can be secret."))
 		case !a.Dynamic() && a.Value == "":
-			bad.Add(fault.At(at+".properties.value", "a value is required"))
+			bad.Add(fault.At(at+".properties.value", "A value is required."))
 		case len(a.Value) > 4096:
-			bad.Add(fault.At(at+".properties.value", "the value is longer than 4096 bytes"))
+			bad.Add(fault.At(at+".properties.value", "The value is longer than 4096 bytes."))
 		case !validHeaderValue(a.Value):
-			bad.Add(fault.At(at+".properties.value", "the value contains control characters"))
+			bad.Add(fault.At(at+".properties.value", "The value contains control characters."))
 		}
 	}
 	return bad

@@ -31,38 +31,38 @@ const maxURL = 4096
 // its host. Target is the path of the member within the request.
 func (r Rules) Parse(target, endpoint string) (*url.URL, *fault.Error) {
 	if endpoint == "" {
-		return nil, fault.At(target, "an endpoint URL is required")
+		return nil, fault.At(target, "An endpoint URL is required.")
 	}
 	if len(endpoint) > maxURL {
-		return nil, fault.At(target, "the endpoint URL is longer than %d bytes", maxURL)
+		return nil, fault.At(target, "The endpoint URL is longer than %d bytes.", maxURL)
 	}
 	u, err := url.Parse(endpoint)
 	if err != nil { // the error would quote the URL, which is a secret
-		return nil, fault.At(target, "the endpoint URL cannot be parsed")
+		return nil, fault.At(target, "The endpoint URL cannot be parsed.")
 	}
 	switch {
 	case u.Scheme == "https":
 	case u.Scheme == "http" && r.AllowHTTP:
 	case u.Scheme == "http":
-		return nil, fault.At(target, "the endpoint URL must begin with https://; http:// is allowed only where the server is configured for it")
+		return nil, fault.At(target, "The scheme of the endpoint URL must be https; http is allowed only where the server is configured for it.")
 	default:
-		return nil, fault.At(target, "the endpoint URL must begin with https://")
+		return nil, fault.At(target, "The scheme of the endpoint URL must be https.")
 	}
 	switch {
 	case u.Hostname() == "" || u.Opaque != "":
-		return nil, fault.At(target, "the endpoint URL has no host")
+		return nil, fault.At(target, "The endpoint URL has no host.")
 	case u.User != nil:
-		return nil, fault.At(target, "the endpoint URL must not contain user information; use a delivery attribute mapping named Authorization")
+		return nil, fault.At(target, "The endpoint URL must not contain user information; use a delivery attribute mapping named Authorization.")
 	case u.Fragment != "":
-		return nil, fault.At(target, "the endpoint URL must not contain a fragment")
+		return nil, fault.At(target, "The endpoint URL must not contain a fragment.")
 	}
 	if ip, err := netip.ParseAddr(u.Hostname()); err == nil {
 		if err := r.check(ip); err != nil {
-			return nil, fault.At(target, "%v: %v", ip, err)
+			return nil, fault.At(target, "%v: %v.", ip, err)
 		}
 	}
 	if strings.EqualFold(u.Hostname(), "localhost") && !r.AllowPrivate {
-		return nil, fault.At(target, "localhost: %v", errTarget)
+		return nil, fault.At(target, "The host is localhost: %v.", errTarget)
 	}
 	return u, nil
 }
