@@ -83,7 +83,8 @@ func (r *running) listener(name string, ln net.Listener, run func(context.Contex
 // logged and left; the next start finds what it did not finish.
 func (r *running) shutdown() error {
 	s := r.s
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownTimeout)
+	part := s.cfg.ShutdownTimeout / 5 // the last one is kept for the store
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownTimeout-part)
 	defer cancel()
 	s.log.Info("shutting down", "connections", s.ledger.OpenSessions(), "within", s.cfg.ShutdownTimeout)
 	step := func(name string, share time.Duration, f func(context.Context) error) {
@@ -93,7 +94,6 @@ func (r *running) shutdown() error {
 			s.log.Warn("a step of the shutdown was cut short", "step", name, "err", err)
 		}
 	}
-	part := s.cfg.ShutdownTimeout / 4
 	step("listeners", part, func(ctx context.Context) error {
 		r.stopIntake()
 		return wait(ctx, &r.listenerGroup)
@@ -114,9 +114,25 @@ func (r *running) shutdown() error {
 		return nil
 	})
 	s.webhooks.Close()
-	err := s.engine.Close()
+	if err := within(part, s.engine.Close); err != nil {
+		return fmt.Errorf("close the store: %w", err)
+	}
 	s.log.Info("shut down")
-	return err
+	return nil
+}
+
+// within calls f and returns its error, or one that says that it took too long.
+func within(d time.Duration, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }() // ends with f, or with the process
+	late := time.NewTimer(d)
+	defer late.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-late.C:
+		return fmt.Errorf("not done after %v", d)
+	}
 }
 
 func wait(ctx context.Context, g *sync.WaitGroup) error {
