@@ -273,7 +273,7 @@ func (g *Grid) lapse(ctx context.Context, k entryKey) {
 		return
 	}
 	live := g.narration(k)
-	if _, ok := fault.As(err); ok {
+	if f, ok := fault.As(err); ok && f.Code == fault.PreconditionFailed { // it has not expired
 		_, _, err = g.change(ctx, k, Condition{}, func(old *record) (*record, error) {
 			now := g.clock.Now()
 			if old == nil || old.State != AwaitingManualAction || now.Before(old.Deadline) {
