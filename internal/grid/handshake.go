@@ -57,7 +57,7 @@ func (g *Grid) resume() {
 
 func (g *Grid) resumeOne(ctx context.Context, k entryKey, hash string) {
 	token := g.newToken()
-	_, _, err := g.change(ctx, k, Condition{}, func(old *record) (*record, error) {
+	err := g.insist(ctx, k, func(old *record) (*record, error) {
 		if old == nil || old.Token != hash || old.State != Creating && old.State != Updating {
 			return nil, errUnchanged
 		}
@@ -145,11 +145,26 @@ func (g *Grid) narrate(k entryKey, hash, text string) {
 	e.notify()
 }
 
+// insist is change, again and again while the store refuses, until ctx ends:
+// what a handshake came to must not be lost for want of space.
+func (g *Grid) insist(ctx context.Context, k entryKey, f func(old *record) (*record, error)) error {
+	for {
+		_, _, err := g.change(ctx, k, Condition{}, f)
+		if err == nil || errors.Is(err, errUnchanged) || ctx.Err() != nil {
+			return err
+		}
+		g.log.Warn("the state of a webhook validation cannot be stored", "subscription", k.name, "err", err)
+		if !g.pause(ctx, time.Minute) {
+			return err
+		}
+	}
+}
+
 // conclude stores the result of a handshake.
 func (g *Grid) conclude(ctx context.Context, rec *record, hash string, a webhook.Answer) {
 	k := rec.key()
 	live := g.narration(k)
-	_, _, err := g.change(ctx, k, Condition{}, func(old *record) (*record, error) {
+	err := g.insist(ctx, k, func(old *record) (*record, error) {
 		if old == nil || old.Token != hash || old.State != Creating && old.State != Updating {
 			return nil, errUnchanged
 		}

@@ -28,14 +28,15 @@ func (e *brimful) Submit(b *store.Batch, done func(store.Result)) {
 	e.Engine.Submit(b, done)
 }
 
-// A subscription that expires while the store is full is removed when there is
-// room again.
-func TestExpiryWhileFull(t *testing.T) {
+// inBubble runs f in virtual time, with a grid on an engine that can be full.
+// No endpoint answers.
+func inBubble(t *testing.T, f func(t *testing.T, g *grid.Grid, engine *brimful)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := mem.New()
 		defer m.Close()
 		engine := &brimful{Engine: m}
-		hooks, err := webhook.New(webhook.Options{})
+		hooks, err := webhook.New(webhook.Options{Rules: webhook.Rules{AllowPrivate: true}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,9 +52,21 @@ func TestExpiryWhileFull(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- g.Run(ctx) }()
-		p := properties("https://name.invalid/hook")
+		f(t, g, engine)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A subscription that expires while the store is full is removed when there is
+// room again.
+func TestExpiryWhileFull(t *testing.T) {
+	inBubble(t, func(t *testing.T, g *grid.Grid, engine *brimful) {
+		p := properties("https://127.0.0.1:1/hook")
 		p.Expiration = time.Now().Add(time.Hour)
-		if _, _, err := g.Put(ctx, source, "hook", p, grid.Condition{}); err != nil {
+		if _, _, err := g.Put(t.Context(), source, "hook", p, grid.Condition{}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(59 * time.Minute)
@@ -68,9 +81,23 @@ func TestExpiryWhileFull(t *testing.T) {
 		if s, err := g.Get(source, "hook"); err == nil {
 			t.Errorf("still there two minutes after there was room again: %s", s.State)
 		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
+	})
+}
+
+// What a handshake came to while the store was full is stored when there is
+// room again.
+func TestHandshakeWhileFull(t *testing.T) {
+	inBubble(t, func(t *testing.T, g *grid.Grid, engine *brimful) {
+		if _, _, err := g.Put(t.Context(), source, "hook", properties("https://127.0.0.1:1/hook"), grid.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+		engine.full.Store(true)
+		time.Sleep(5 * time.Minute) // the endpoint was asked in vain
+		engine.full.Store(false)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if s, err := g.Get(source, "hook"); err != nil || s.State != grid.Failed {
+			t.Errorf("the subscription is %s, %v; want %s", s.State, err, grid.Failed)
 		}
 	})
 }
