@@ -82,6 +82,7 @@ why; and it delivers that as events to whoever subscribed.
 Start a server, subscribe a webhook, and watch a device come and go:
 
   rollcall serve
+  rollcall receive
   rollcall event-subscription create hook --endpoint http://127.0.0.1:9000/events
   mosquitto_pub -V 5 -i thermostat-7 -t room/1 -m 21.5
   rollcall session history thermostat-7
@@ -97,7 +98,7 @@ Or see all of it at once, with nothing to set up:
 		&cobra.Group{ID: "set", Title: "Set up:"})
 	target := &target{}
 	root.AddCommand(
-		newServe(), newDemo(),
+		newServe(), newDemo(), newReceive(),
 		newSession(target), newTail(target), newStatus(target),
 		newClient(target), newCA(target), newSubscription(target), newKeys(target), newConfig(), newVersion(),
 	)

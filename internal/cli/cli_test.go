@@ -2,6 +2,9 @@ package cli
 
 import (
 	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -91,5 +94,50 @@ func TestEventLine(t *testing.T) {
 	e.Data.Number, e.Data.Reason = 3, "ConnectionLost"
 	if got, want := e.line(), "03:04:05.006  Disconnected     clients/a/sessions/s  #3  ConnectionLost"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestReceive: the printing webhook consents, prints both schemas and fails
+// when told to.
+func TestReceive(t *testing.T) {
+	var out bytes.Buffer
+	srv := httptest.NewServer(&printer{out: &out, status: http.StatusServiceUnavailable})
+	defer srv.Close()
+	do := func(method, body string, header ...string) *http.Response {
+		t.Helper()
+		req, err := http.NewRequest(method, srv.URL, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	res := do("OPTIONS", "", "WebHook-Request-Origin", "eventgrid.azure.net")
+	if res.StatusCode != 200 || res.Header.Get("WebHook-Allowed-Origin") != "eventgrid.azure.net" {
+		t.Errorf("handshake: %v", res)
+	}
+	res = do("POST", `[{"data":{"validationCode":"c0de"}}]`, "aeg-event-type", "SubscriptionValidation")
+	if text, err := io.ReadAll(res.Body); err != nil || !strings.Contains(string(text), `"validationResponse":"c0de"`) {
+		t.Errorf("validation: %s, %v", text, err)
+	}
+	for _, body := range []string{
+		`{"type":"a.MQTTClientSessionConnected","time":"2026-01-02T03:04:05Z","subject":"clients/a","data":{"sequenceNumber":7}}`,
+		`[{"eventType":"a.MQTTClientSessionConnected","eventTime":"2026-01-02T03:04:05Z","subject":"clients/b","data":{"sequenceNumber":8}}]`,
+	} {
+		if res := do("POST", body, "aeg-event-type", "Notification", "aeg-subscription-name", "HOOK"); res.StatusCode != 503 {
+			t.Errorf("status %d", res.StatusCode)
+		}
+	}
+	if res := do("POST", "junk"); res.StatusCode != 400 {
+		t.Errorf("junk: %d", res.StatusCode)
+	}
+	if got := out.String(); !strings.Contains(got, "clients/a  #7  HOOK") || !strings.Contains(got, "clients/b  #8  HOOK") {
+		t.Errorf("printed %q", got)
 	}
 }

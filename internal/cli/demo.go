@@ -174,9 +174,7 @@ func (r *receiver) print(format string, args ...any) {
 
 // ServeHTTP consents to the handshake and takes events.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	if req.Method == http.MethodOptions { // CloudEvents 1.0.2 webhooks, section 4
-		w.Header().Set("WebHook-Allowed-Origin", req.Header.Get("WebHook-Request-Origin"))
-		w.Header().Set("WebHook-Allowed-Rate", "*")
+	if consent(w, req) {
 		return
 	}
 	body, err := io.ReadAll(io.LimitReader(req.Body, 2<<20))

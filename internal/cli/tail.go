@@ -27,6 +27,24 @@ type cloudEvent struct {
 	} `json:"data"`
 }
 
+// decode reads an event of either schema.
+func (e *cloudEvent) decode(raw []byte) error {
+	var grid struct {
+		Type string    `json:"eventType"`
+		Time time.Time `json:"eventTime"`
+	}
+	if err := json.Unmarshal(raw, e); err != nil {
+		return err
+	}
+	if e.Type == "" {
+		if err := json.Unmarshal(raw, &grid); err != nil {
+			return err
+		}
+		e.Type, e.Time = grid.Type, grid.Time
+	}
+	return nil
+}
+
 // line renders an event on one line: what, who, number, reason.
 func (e *cloudEvent) line() string {
 	kind := e.Type[strings.LastIndexByte(e.Type, '.')+1:]
