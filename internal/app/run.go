@@ -114,7 +114,7 @@ func (r *running) shutdown() error {
 		return nil
 	})
 	s.webhooks.Close()
-	if err := within(part, s.engine.Close); err != nil {
+	if err := within(part, func() error { return errors.Join(s.registry.Close(), s.engine.Close()) }); err != nil {
 		return fmt.Errorf("close the store: %w", err)
 	}
 	s.log.Info("shut down")

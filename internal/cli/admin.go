@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -128,6 +129,9 @@ report every mistake in it, and print the settings in force as YAML.`,
 			c, err := f.load(cmd)
 			if err != nil {
 				return err
+			}
+			if u, err := url.Parse(c.Webhook.Proxy); err == nil {
+				c.Webhook.Proxy = u.Redacted()
 			}
 			text, err := yaml.Marshal(c)
 			if err != nil {

@@ -83,6 +83,10 @@ func TestConfigCheckPrintsWhatIsInForce(t *testing.T) {
 	if code, out, _ := run("config", "check", "--variables"); code != 0 || !strings.Contains(out, "ROLLCALL_DELIVERY_PROBATION_ENABLED") {
 		t.Errorf("exit %d, %s", code, out)
 	}
+	t.Setenv("ROLLCALL_WEBHOOK_PROXY", "http://user:hunter2@proxy.example:3128")
+	if code, out, _ := run("config", "check"); code != 0 || strings.Contains(out, "hunter2") || !strings.Contains(out, "proxy.example:3128") {
+		t.Errorf("exit %d, %s", code, out)
+	}
 	t.Setenv("ROLLCALL_NO_SUCH_THING", "1")
 	if code, _, errOut := run("config", "check"); code == 0 || !strings.Contains(errOut, "ROLLCALL_NO_SUCH_THING") {
 		t.Errorf("exit %d, %s", code, errOut)

@@ -97,8 +97,8 @@ func (r Resource) NamespaceID() string {
 		"/providers/Microsoft.EventGrid/namespaces/" + r.Namespace
 }
 
-// MQTT is the broker's limits. Under azure those that the service documents
-// are fixed.
+// MQTT is the broker's limits. Under azure the defaults are those that the
+// service documents.
 type MQTT struct {
 	MaxConnections   int           `yaml:"maxConnections"`   // default 100,000
 	ConnectTimeout   time.Duration `yaml:"connectTimeout"`   // handshake and CONNECT each; default 10s
