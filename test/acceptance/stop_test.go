@@ -3,7 +3,6 @@ package acceptance
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -43,13 +42,8 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	if err := syscall.Kill(p.PID(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	address := strings.TrimPrefix(p.Info.HTTP[0], "http://")
-	for {
-		conn, err := net.Dial("tcp", address)
-		if err != nil {
-			break // it is shutting down
-		}
-		conn.Close()
+	if got := farewell(t, c); got != packet.ServerShuttingDown { // so it is
+		t.Fatalf("told %s", got)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), servertest.Patience)
 	defer cancel()

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func TestDiskFull(t *testing.T) {
 	if err := os.Mkdir(disk, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=160m,mode=0700"); err != nil {
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=320m,mode=0700"); err != nil {
 		t.Skipf("this machine does not let tests mount file systems: %v", err)
 	}
 	t.Cleanup(func() {
@@ -39,7 +40,11 @@ func TestDiskFull(t *testing.T) {
 		}
 	})
 	data := filepath.Join(disk, "data")
-	p := servertest.StartProcess(t, data, arguments(t, dir)...)
+	args := arguments(t, dir)
+	if err := os.WriteFile(args[1], []byte(strings.Replace(scaled, storageScaled, "storage: {lowWater: 67108864, reserve: 16777216}", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := servertest.StartProcess(t, data, args...)
 	defer func() { p.Kill() }()
 	rc := servertest.NewReceiver(t)
 	if err := servertest.Subscribe(t.Context(), p.Info, "one", rc.URL, nil); err != nil {
@@ -75,7 +80,7 @@ func TestDiskFull(t *testing.T) {
 		before = append(before, open{c, s})
 	}
 
-	filler := fill(t, disk, 12<<20) // between low water (16 MiB) and reserve (8 MiB)
+	filler := fill(t, disk, 40<<20) // between low water (64 MiB) and reserve (16 MiB), with room for the store's own files
 	awaitFull(t, p.Info, true)
 
 	var refused *peer.Refused
@@ -113,7 +118,7 @@ func TestDiskFull(t *testing.T) {
 		o.s.Closed = time.Now()
 		o.c.Close()
 	}
-	p = servertest.StartProcess(t, data, arguments(t, dir)...)
+	p = servertest.StartProcess(t, data, args...)
 	for i := 10; i < 20; i++ {
 		if e := rc.Ended(t, fmt.Sprintf("before-%d", i), 1); e.Reason != "ServerError" {
 			t.Errorf("before-%d ended with %s", i, e.Reason)

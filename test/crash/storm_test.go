@@ -58,8 +58,9 @@ delivery:
   cursorInterval: 50ms
   probation: {enabled: false}
 log: {level: warn}
-storage: {lowWater: 16777216, reserve: 8388608}
-`
+` + storageScaled + "\n"
+
+const storageScaled = "storage: {lowWater: 16777216, reserve: 8388608}"
 
 // arguments of a server on free ports with the scaled settings.
 func arguments(t testing.TB, dir string) []string {
