@@ -123,8 +123,14 @@ func (p *Process) Kill() {
 	<-p.exited
 }
 
-// Stop ends the process with SIGTERM and returns how it exited.
+// Stop ends the process with SIGTERM, unless it has ended, and returns how it
+// exited.
 func (p *Process) Stop(ctx context.Context) error {
+	select {
+	case <-p.exited:
+		return p.err
+	default:
+	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
