@@ -56,6 +56,7 @@ type Engine struct {
 	head        int
 	queued      uint64   // bytes
 	outstanding []*group // taken and not reported, oldest first
+	reporting   bool     // a group that was taken from it is being reported
 	spare       []*group
 	late        int // callers being told that they are too late
 	closing     bool

@@ -32,6 +32,7 @@ func (e *Engine) settleLoop() {
 			return
 		}
 		e.report(g)
+		e.reported()
 		e.recycle(g)
 	}
 }
@@ -45,7 +46,19 @@ func (e *Engine) claim(g *group) bool {
 		return false
 	}
 	e.outstanding = append(e.outstanding[:0], e.outstanding[1:]...)
+	e.reporting = true
 	return true
+}
+
+// reported ends what claim began.
+func (e *Engine) reported() {
+	e.mu.Lock()
+	e.reporting = false
+	failed := e.failure != nil
+	e.mu.Unlock()
+	if failed {
+		e.wake.Broadcast() // bury waits
+	}
 }
 
 func (e *Engine) report(g *group) {
@@ -115,6 +128,9 @@ func (e *Engine) buryLoop() {
 
 func (e *Engine) bury() {
 	e.mu.Lock()
+	for e.reporting { // outcomes stay in order, and all are reported once this returns
+		e.wake.Wait()
+	}
 	failure := e.failure
 	groups, queue := e.outstanding, e.queue[e.head:]
 	e.outstanding, e.queue, e.head = nil, nil, 0
