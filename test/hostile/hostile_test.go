@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +28,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if target := os.Getenv(bystanderTarget); target != "" {
+		os.Exit(standBy(target))
+	}
 	code := m.Run()
 	servertest.CleanUp()
 	os.Exit(code)
@@ -47,85 +49,10 @@ func start(t *testing.T) *servertest.Process {
 	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := servertest.StartProcess(t, filepath.Join(dir, "data"), "--config", file,
+	p := servertest.StartProcessFirst(t, filepath.Join(dir, "data"), "--config", file,
 		"--mqtt", "127.0.0.1:0", "--mqtts", "127.0.0.1:0", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0")
 	t.Cleanup(func() { p.Kill() })
 	return p
-}
-
-// bystander is a client that must not notice anything. It measures how long a
-// message takes to come back to it, in quiet and then under the attack; the
-// figures are logged, not judged.
-type bystander struct {
-	c            *peer.Conn
-	quiet, times []time.Duration
-	err          error
-	stop         chan struct{}
-	done         chan struct{}
-}
-
-func newBystander(t *testing.T, i app.ReadyInfo) *bystander {
-	t.Helper()
-	c, _, err := peer.Dial(t.Context(), servertest.Target(i, "tcp"), packet.V5, nil, packet.Connect{ClientID: "bystander", CleanStart: true, KeepAlive: 30, ReceiveMaximum: 10})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &bystander{c: c, stop: make(chan struct{}), done: make(chan struct{})}
-	if err := c.Send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{{Filter: "by/stander"}}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Receive(time.Now().Add(servertest.Patience)); err != nil {
-		t.Fatal(err)
-	}
-	tick := time.NewTicker(2 * time.Millisecond)
-	for range 200 {
-		<-tick.C
-		b.quiet = append(b.quiet, b.once())
-	}
-	go func() {
-		defer close(b.done)
-		defer tick.Stop()
-		for b.err == nil {
-			select {
-			case <-b.stop:
-				return
-			case <-tick.C:
-				b.times = append(b.times, b.once())
-			}
-		}
-	}()
-	return b
-}
-
-// once sends a message to itself and waits for it.
-func (b *bystander) once() time.Duration {
-	began := time.Now()
-	if b.err = b.c.Send(&packet.Publish{Topic: []byte("by/stander"), Payload: []byte("x")}); b.err == nil {
-		_, b.err = b.c.Receive(time.Now().Add(servertest.Patience))
-	}
-	return time.Since(began)
-}
-
-// quantile of durations, which it sorts.
-func quantile(d []time.Duration, q float64) time.Duration {
-	if len(d) == 0 {
-		return 0
-	}
-	slices.Sort(d)
-	return d[min(len(d)-1, int(float64(len(d))*q))]
-}
-
-// end sees that the bystander was not disconnected.
-func (b *bystander) end(t *testing.T) {
-	t.Helper()
-	close(b.stop)
-	<-b.done
-	if b.err != nil {
-		t.Errorf("the bystander was disturbed after %d messages: %v", len(b.times), b.err)
-	}
-	t.Logf("bystander: p50 %s and p99 %s in quiet, p50 %s and p99 %s under attack (%d messages)",
-		quantile(b.quiet, 0.5), quantile(b.quiet, 0.99), quantile(b.times, 0.5), quantile(b.times, 0.99), len(b.times))
-	b.c.Disconnect()
 }
 
 // memory is what the process has resident, in bytes.
