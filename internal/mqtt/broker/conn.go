@@ -27,6 +27,8 @@ type conn struct {
 	name sessionName // set before the session is claimed, constant from then on
 	tree *topic.Tree[*conn, grant]
 	work sync.WaitGroup // the writer
+	// spoke: bytes have come from the client. It is the reader's.
+	spoke bool
 
 	mu       sync.Mutex
 	s        *session.Session
@@ -90,7 +92,7 @@ func (c *conn) finish(err error) {
 		will.Received = c.b.opts.Clock.Now()
 		c.route(will)
 	}
-	if over {
+	if over && c.spoke { // whoever was silent is told nothing, and has nothing unread that would reset the connection
 		c.farewell()
 	}
 }

@@ -45,6 +45,7 @@ func (c *conn) read(connecting bool) error {
 	for {
 		r, n, err := wait()
 		if n > 0 {
+			c.spoke = true
 			err = c.burst(r, n, err)
 		}
 		if r != nil {
