@@ -140,8 +140,8 @@ type Webhook struct {
 // Storage bounds the data directory, in bytes.
 type Storage struct {
 	Limit    int64 `yaml:"limit"`    // of the store; 0: none; at least 64 MiB
-	LowWater int64 `yaml:"lowWater"` // free space below which new work is refused; default 256 MiB
-	Reserve  int64 `yaml:"reserve"`  // free space below which disconnects and deletes are refused too; default 64 MiB
+	LowWater int64 `yaml:"lowWater"` // free space below which new work is refused; default 256 MiB; at least 32 MiB above reserve
+	Reserve  int64 `yaml:"reserve"`  // free space below which disconnects and deletes wait too; default 64 MiB; at least 16 MiB
 	Cache    int64 `yaml:"cache"`    // block cache; default 8 MiB
 }
 
@@ -353,10 +353,19 @@ func (v *validation) mqtt() {
 	v.count("mqtt.outputBytes", m.OutputBytes, 4<<10, 1<<30)
 }
 
+// The store allocates a log of 8.8 MiB ahead whenever it begins one, full disk
+// or not. With less room than this the reserve would be gone before the first
+// disconnect needed it.
+const (
+	minReserve = 16 << 20
+	minMargin  = 32 << 20
+)
+
 func (v *validation) storage() {
 	s := v.c.Storage
 	v.check(s.Limit == 0 || s.Limit >= 64<<20, "storage.limit", "%d is less than 64 MiB", s.Limit)
-	v.check(s.Reserve >= 0 && s.LowWater > s.Reserve, "storage.lowWater", "%d is not more than storage.reserve, %d", s.LowWater, s.Reserve)
+	v.check(s.Reserve >= minReserve, "storage.reserve", "%d is less than 16 MiB: a new log alone takes nearly 9", s.Reserve)
+	v.check(s.LowWater >= s.Reserve+minMargin, "storage.lowWater", "%d is not 32 MiB more than storage.reserve, %d: the store's own files need the room between", s.LowWater, s.Reserve)
 	v.check(s.Cache >= 1<<20, "storage.cache", "%d is less than 1 MiB", s.Cache)
 }
 

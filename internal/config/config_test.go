@@ -164,3 +164,18 @@ func TestWebhookURLs(t *testing.T) {
 		}
 	}
 }
+
+// TestP7ReserveThatCannotBeKept: one log rotation takes nearly 9 MiB, so
+// smaller reserves and margins are refused.
+func TestP7ReserveThatCannotBeKept(t *testing.T) {
+	for _, tc := range []struct {
+		lowWater, reserve int64
+		ok                bool
+	}{{256 << 20, 64 << 20, true}, {48 << 20, 16 << 20, true}, {16 << 20, 8 << 20, false}, {64 << 20, 8 << 20, false}, {40 << 20, 16 << 20, false}} {
+		c := config.Default(config.Open)
+		c.Storage.LowWater, c.Storage.Reserve = tc.lowWater, tc.reserve
+		if err := c.Validate(); (err == nil) != tc.ok {
+			t.Errorf("lowWater %d, reserve %d: %v", tc.lowWater, tc.reserve, err)
+		}
+	}
+}

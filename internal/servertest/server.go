@@ -49,7 +49,7 @@ func Config(t testing.TB) config.Config {
 		MQTT: []string{"127.0.0.1:0"}, MQTTS: []string{"127.0.0.1:0"},
 		HTTP: []string{"127.0.0.1:0"}, HTTPS: []string{"127.0.0.1:0"},
 	}
-	c.Storage.LowWater, c.Storage.Reserve = 16<<20, 8<<20
+	c.Storage.LowWater, c.Storage.Reserve = 64<<20, 16<<20
 	c.ShutdownTimeout = 20 * time.Second
 	return c
 }

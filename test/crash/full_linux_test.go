@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -41,9 +40,6 @@ func TestDiskFull(t *testing.T) {
 	})
 	data := filepath.Join(disk, "data")
 	args := arguments(t, dir)
-	if err := os.WriteFile(args[1], []byte(strings.Replace(scaled, storageScaled, "storage: {lowWater: 67108864, reserve: 16777216}", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	p := servertest.StartProcess(t, data, args...)
 	defer func() { p.Kill() }()
 	rc := servertest.NewReceiver(t)

@@ -58,9 +58,8 @@ delivery:
   cursorInterval: 50ms
   probation: {enabled: false}
 log: {level: warn}
-` + storageScaled + "\n"
-
-const storageScaled = "storage: {lowWater: 16777216, reserve: 8388608}"
+storage: {lowWater: 67108864, reserve: 16777216}
+`
 
 // arguments of a server on free ports with the scaled settings.
 func arguments(t testing.TB, dir string) []string {

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 
 const settings = `
 mqtt: {connectTimeout: 2s}
-storage: {lowWater: 16777216, reserve: 8388608}
+storage: {lowWater: 67108864, reserve: 16777216}
 log: {level: error}
 `
 
