@@ -63,7 +63,7 @@ func (l *loader) partition(p uint8) error {
 		return err
 	}
 	for id, q := range l.queues {
-		q.resume(p, cursors[id], tails[q.sub.Realm])
+		q.resume(p, cursors[id], tails[q.source.realm])
 	}
 	return l.retries(p)
 }

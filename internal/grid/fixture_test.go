@@ -53,6 +53,12 @@ func newFixture(t testing.TB) *fixture {
 
 func (f *fixture) start() {
 	f.t.Helper()
+	f.open()
+	f.run()
+}
+
+func (f *fixture) open() {
+	f.t.Helper()
 	hooks, err := webhook.New(webhook.Options{Rules: webhook.Rules{AllowHTTP: true, AllowPrivate: true}})
 	if err != nil {
 		f.t.Fatal(err)
@@ -69,6 +75,10 @@ func (f *fixture) start() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	f.t.Cleanup(hooks.Close)
+}
+
+func (f *fixture) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	f.cancel = cancel
 	run := func(what string, r func(context.Context) error) {
@@ -80,7 +90,6 @@ func (f *fixture) start() {
 	}
 	run("grid", f.grid.Run)
 	run("dispatcher", f.d.Run)
-	f.t.Cleanup(hooks.Close)
 }
 
 func (f *fixture) stop() {

@@ -121,7 +121,8 @@ type Grid struct {
 	indexes atomic.Pointer[map[string]*index] // by realm; replaced as a whole
 	tails   tails
 
-	wake chan struct{}
+	wake        chan struct{}
+	interrupted map[entryKey]string // handshakes under way at Open, by hash of their secret; until Run
 
 	mu      sync.Mutex
 	entries map[entryKey]*entry
@@ -161,7 +162,9 @@ func Open(o Options) (*Grid, error) {
 		newID: o.NewID, newToken: o.NewToken, baseURL: o.BaseURL, eventTypes: o.EventTypes, deadLetters: o.DeadLetters,
 		metrics: newMetrics(),
 		wake:    make(chan struct{}, 1),
-		entries: make(map[entryKey]*entry),
+
+		interrupted: make(map[entryKey]string),
+		entries:     make(map[entryKey]*entry),
 	}
 	g.tails.dropped = g.metrics.tailDropped
 	g.indexes.Store(&map[string]*index{})
@@ -183,6 +186,9 @@ func (g *Grid) load() error {
 			return err
 		}
 		g.install(rec, it.Revision())
+		if rec.State == Creating || rec.State == Updating {
+			g.interrupted[rec.key()] = rec.Token
+		}
 	}
 	return it.Err()
 }

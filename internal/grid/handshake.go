@@ -38,21 +38,14 @@ func (g *Grid) plan(r, old *record) (token string) {
 	return token
 }
 
-// resume takes up handshakes that a restart interrupted. The secret of their
-// URL is not stored, so they begin anew.
+// resume takes up handshakes that a restart interrupted: those that Open found
+// in the store, not those that began since. The secret of their URL is not
+// stored, so they begin anew.
 func (g *Grid) resume() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for k, e := range g.entries {
-		if s := e.rec.State; s == Creating || s == Updating {
-			hash := e.rec.Token
-			if e.asking == hash {
-				continue // it began after Open
-			}
-			g.doLocked(func(ctx context.Context) { g.resumeOne(ctx, k, hash) })
-		}
-		g.arm(e)
+	for k, hash := range g.interrupted {
+		g.do(func(ctx context.Context) { g.resumeOne(ctx, k, hash) })
 	}
+	g.interrupted = nil
 }
 
 func (g *Grid) resumeOne(ctx context.Context, k entryKey, hash string) {
@@ -75,7 +68,7 @@ func (g *Grid) resumeOne(ctx context.Context, k entryKey, hash string) {
 // handshake asks the endpoint of a subscription for its consent.
 func (g *Grid) handshake(ctx context.Context, k entryKey, token string) {
 	hash := hashToken(token)
-	rec := g.asking(k, hash)
+	rec := g.current(k, hash)
 	if rec == nil {
 		return
 	}
@@ -100,7 +93,7 @@ func (g *Grid) handshake(ctx context.Context, k entryKey, token string) {
 			break
 		}
 		g.narrate(k, hash, fmt.Sprintf("No answer: %s. Trying again in %v.", answer.Detail, g.set.ValidationPause))
-		if !g.pause(ctx, g.set.ValidationPause) {
+		if !g.pause(ctx, g.set.ValidationPause) || g.current(k, hash) == nil {
 			return
 		}
 	}
@@ -109,16 +102,15 @@ func (g *Grid) handshake(ctx context.Context, k entryKey, token string) {
 	}
 }
 
-// asking returns the record whose handshake has this secret, nil if it was
+// current returns the record whose handshake has this secret, nil if it was
 // changed or confirmed meanwhile.
-func (g *Grid) asking(k entryKey, hash string) *record {
+func (g *Grid) current(k entryKey, hash string) *record {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e := g.entries[k]
 	if e == nil || e.rec.Token != hash || e.rec.State != Creating && e.rec.State != Updating {
 		return nil
 	}
-	e.asking = hash
 	return e.rec
 }
 

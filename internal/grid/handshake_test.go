@@ -113,6 +113,27 @@ func TestSilentEndpointIsAskedThreeTimes(t *testing.T) {
 	}
 }
 
+// What is put between Open and Run is asked once, not also as if a restart had
+// interrupted it.
+func TestPutBeforeRunIsAskedOnce(t *testing.T) {
+	f := newFixture(t)
+	var asked atomic.Int32
+	r := newReceiver(t)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		asked.Add(1)
+		r.serve(w, q)
+	}))
+	defer front.Close()
+	f.open()
+	f.put("one", properties(front.URL))
+	f.run()
+	f.awaitState("one", grid.Succeeded)
+	f.stop() // waits for every task
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
 // While a new endpoint has not consented, the old one gets the events.
 func TestUpdateKeepsTheOldDestination(t *testing.T) {
 	f := newFixture(t)

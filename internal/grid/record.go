@@ -113,7 +113,6 @@ type entry struct {
 	live    []Step        // the record's narration and what was not stored since
 	changed chan struct{} // closed at the next change
 	timer   clock.Timer   // deadline or expiration
-	asking  string        // hash of the token of the handshake under way
 	queue   *delivery.Queue
 	matcher *filter.Matcher
 
