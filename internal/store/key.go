@@ -33,6 +33,16 @@ const (
 	TableCursor   Table = 0x40 // delivery: progress of each subscription
 	TableRetry    Table = 0x41 // delivery: events waiting for another attempt
 	TableTally    Table = 0x42 // delivery: counts of delivered, dropped, dead-lettered
+
+	TableSessionState Table = 0x50 // mqtt/stored: session state that outlives a connection
+	TableFilter       Table = 0x51 // mqtt/stored: subscriptions of stored sessions
+	TableDue          Table = 0x52 // mqtt/stored: sessions and Wills by when they are due
+	TableWill         Table = 0x53 // mqtt/stored: Wills not yet published
+	TableInbound      Table = 0x54 // mqtt/stored: QoS 2 packet ids that await PUBREL
+	TableMessage      Table = 0x55 // mqtt/stored: messages with several targets
+	TableQueue        Table = 0x56 // mqtt/stored: what waits for each session
+	TableGarbage      Table = 0x57 // mqtt/stored: ended sessions whose queues are to be deleted
+	TableRetained     Table = 0x58 // mqtt/stored: retained messages by topic
 )
 
 // Partition maps a realm and a name within it to a partition of a store that
