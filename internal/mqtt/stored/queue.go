@@ -1,0 +1,227 @@
+package stored
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"rollcall/internal/mqtt/session"
+	"rollcall/internal/store"
+)
+
+// Cursor is a place in a session's queue: after the entry with that commit
+// index and ordinal.
+type Cursor struct {
+	Index   uint64
+	Ordinal uint16
+}
+
+// Page is a part of a session's queue.
+type Page struct {
+	Entries []Entry
+	Cursor  Cursor // of the last entry; what to go on after
+	More    bool   // there are further entries
+	// Index is the commit index of the view that was read. Without More, every
+	// entry with an index up to it has been returned, now or before.
+	Index uint64
+}
+
+// Pending returns the entries of a session's queue after a cursor, nil meaning
+// from the beginning, in the order of their commits: at least one if there is
+// one, then up to maxMessages of them and up to maxBytes of messages. What has
+// been settled is left out. It reads the store, at the cost of one seek per
+// partition, and should not be called from an event loop.
+func (st *Store) Pending(k SessionKey, after *Cursor, maxMessages, maxBytes int) (Page, error) {
+	defer st.reap.enter()()
+	snap := st.engine.Snapshot()
+	defer snap.Close()
+	page := Page{Index: snap.Index()}
+	if after == nil {
+		if err := st.settleReplaced(snap, k); err != nil {
+			return page, fmt.Errorf("read a queue: %w", err)
+		}
+	} else {
+		page.Cursor = *after
+	}
+	var r entryReader
+	size := 0
+	err := st.walk(snap, k, after, func(p uint8, seq sequence, value []byte) (bool, error) {
+		if st.reap.isDying(seq) {
+			return true, nil
+		}
+		ref, err := r.read(p, seq, value)
+		if err != nil {
+			return false, err
+		}
+		if n := len(page.Entries); n > 0 && (n >= maxMessages || size+r.size > maxBytes) {
+			page.More = true
+			return false, nil
+		}
+		e := r.entry(ref)
+		if !e.Released {
+			m, err := st.message(snap, k.Realm, ref, r.inline)
+			if errors.Is(err, store.ErrNotFound) {
+				st.log.Error("a stored message is missing", "session", k.Name, "index", ref.Index)
+				st.Settle(k, ref)
+				return true, nil
+			}
+			if err != nil {
+				return false, err
+			}
+			e.Message = m
+		}
+		size += r.size
+		page.Entries = append(page.Entries, e)
+		page.Cursor = ref.Cursor()
+		return true, nil
+	})
+	if err != nil {
+		return page, fmt.Errorf("read a queue: %w", err)
+	}
+	return page, nil
+}
+
+// message reads the message of an entry.
+func (st *Store) message(snap store.Snapshot, realm string, ref Ref, inline []byte) (*session.Message, error) {
+	if ref.Message == 0 {
+		return decodeMessage(bytes.Clone(inline))
+	}
+	value, _, err := snap.Get(messageKey(nil, ref.Partition, realm, ref.message()))
+	if err != nil {
+		return nil, err
+	}
+	return decodeMessage(value)
+}
+
+// Count returns how much waits for a session, and the packet identifiers that
+// its entries have, in no order. Whoever allocates identifiers asks for them
+// first. It reads the whole queue, without shared messages.
+func (st *Store) Count(k SessionKey) (messages int, size int64, ids []uint16, err error) {
+	defer st.reap.enter()()
+	snap := st.engine.Snapshot()
+	defer snap.Close()
+	if err := st.settleReplaced(snap, k); err != nil {
+		return 0, 0, nil, fmt.Errorf("count a queue: %w", err)
+	}
+	err = st.walk(snap, k, nil, func(_ uint8, seq sequence, value []byte) (bool, error) {
+		if st.reap.isDying(seq) {
+			return true, nil
+		}
+		d, err := decode(value, "queue entry")
+		if err != nil {
+			return false, err
+		}
+		h := d.header()
+		messages++
+		size += int64(h.size)
+		if h.id != 0 {
+			ids = append(ids, h.id)
+		}
+		return true, d.err("queue entry")
+	})
+	if err != nil {
+		return 0, 0, nil, fmt.Errorf("count a queue: %w", err)
+	}
+	return messages, size, ids, nil
+}
+
+// settleReplaced settles entries of earlier runs whose packet identifiers
+// newer ones have, so that they must have been acknowledged: an identifier is
+// given again only after that. In this run, settled entries are known.
+func (st *Store) settleReplaced(snap store.Snapshot, k SessionKey) error {
+	var holder map[uint16]Ref
+	var r entryReader
+	return st.walk(snap, k, nil, func(p uint8, seq sequence, value []byte) (bool, error) {
+		if seq.index > st.refs.start {
+			return false, nil
+		}
+		if st.reap.isDying(seq) {
+			return true, nil
+		}
+		ref, err := r.read(p, seq, value)
+		if err != nil || r.id == 0 {
+			return true, err
+		}
+		if holder == nil {
+			holder = make(map[uint16]Ref)
+		}
+		if older, ok := holder[r.id]; ok {
+			st.Settle(k, older)
+		}
+		holder[r.id] = ref
+		return true, nil
+	})
+}
+
+// head is the next entry of a session's queue in one partition.
+type head struct {
+	it        store.Iterator
+	partition uint8
+	seq       sequence
+}
+
+// walk calls f for the entries of a session's queue after a cursor, in order,
+// until it returns false. What f is given is valid until it returns.
+func (st *Store) walk(snap store.Snapshot, k SessionKey, after *Cursor, f func(p uint8, seq sequence, value []byte) (bool, error)) (err error) {
+	var heads []head
+	defer func() {
+		for i := range heads {
+			err = errors.Join(err, heads[i].it.Err(), heads[i].it.Close())
+		}
+	}()
+	if heads, err = st.heads(snap, k, after); err != nil {
+		return err
+	}
+	for {
+		first := -1
+		for i := range heads {
+			if h := &heads[i]; h.seq.index != 0 && (first < 0 || h.seq.before(heads[first].seq)) {
+				first = i
+			}
+		}
+		if first < 0 {
+			return nil
+		}
+		h := &heads[first]
+		if more, err := f(h.partition, h.seq, h.it.Value()); !more || err != nil {
+			return err
+		}
+		h.next(h.it.Next())
+	}
+}
+
+// next takes in where the iterator stands; seq.index 0 is the end.
+func (h *head) next(ok bool) {
+	h.seq = sequence{}
+	if ok {
+		h.seq.index, h.seq.ordinal, _ = store.Sequence(h.it.Key())
+	}
+}
+
+// heads finds the partitions that have entries, with one iterator for all of
+// them, and opens one for each that does.
+func (st *Store) heads(snap store.Snapshot, k SessionKey, after *Cursor) (heads []head, err error) {
+	prefix := epochKey(make([]byte, 0, 96), 0, store.TableQueue, k)
+	n := len(prefix)
+	from := prefix
+	if after != nil {
+		from = append(appendSequence(prefix, sequence{after.Index, after.Ordinal}), 0)
+	}
+	probe := snap.Iter(nil, nil)
+	defer func() { err = errors.Join(err, probe.Err(), probe.Close()) }()
+	ok := true
+	for p := 0; p < st.partitions && ok; p++ {
+		from[0] = uint8(p)
+		if p == 0 || bytes.Compare(probe.Key(), from) < 0 {
+			ok = probe.SeekGE(from)
+		}
+		if !ok || !bytes.HasPrefix(probe.Key(), from[:n]) {
+			continue
+		}
+		lower := bytes.Clone(from)
+		h := head{it: snap.Iter(lower, store.PrefixEnd(lower[:n])), partition: uint8(p)}
+		h.next(h.it.Next())
+		heads = append(heads, h)
+	}
+	return heads, nil
+}
