@@ -281,7 +281,7 @@ func (s *Server) openClients(ctx context.Context) (err error) {
 	}
 	s.registry.OnChange(func() { s.broker.Reconsider() })
 	s.accept, err = listen.New(listen.Options{
-		Handler: s.broker, Realm: s.namespaceRealm(), Clock: s.clock, Log: s.log,
+		Handler: s.broker, Acceptor: s.broker.Acceptor(), Realm: s.namespaceRealm(), Clock: s.clock, Log: s.log,
 		MaxConnections: s.cfg.MQTT.MaxConnections, HandshakeTimeout: s.cfg.MQTT.ConnectTimeout,
 	})
 	return err

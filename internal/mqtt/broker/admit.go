@@ -9,9 +9,22 @@ import (
 	"rollcall/internal/mqtt/session"
 )
 
-// admit asks who the client is and claims its session. It runs on the reader's
-// goroutine, which has nothing else to do until CONNACK has left.
-func (c *conn) admit(id string, p *packet.Connect) {
+// judgeGuarded is judge, where a fault of ours turns the client away.
+func (c *conn) judgeGuarded(r *round, id string, p *packet.Connect, settled func()) {
+	defer func() {
+		if what := recover(); what != nil {
+			c.failed(r, what)
+			c.turnAway(r, "fault", packet.ServerUnavailable, "")
+			settled()
+		}
+	}()
+	c.judge(r, id, p, settled)
+}
+
+// judge asks who the client is and claims its session, and calls settled once
+// the session knows what came of it. It may wait for the Gatekeeper, and does
+// not for the claim.
+func (c *conn) judge(r *round, id string, p *packet.Connect, settled func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.b.opts.AdmitTimeout)
 	defer cancel()
 	who, err := c.b.opts.Gatekeeper.Admit(ctx, Credentials{
@@ -20,7 +33,8 @@ func (c *conn) admit(id string, p *packet.Connect) {
 		Password: p.Password, Info: c.info,
 	})
 	if err != nil {
-		c.refuse(err)
+		c.refuse(r, err)
+		settled()
 		return
 	}
 	c.info.TLS = nil // has served its purpose
@@ -32,7 +46,8 @@ func (c *conn) admit(id string, p *packet.Connect) {
 	// Reconsider sees this connection; what came before is seen now.
 	if who.Standing != nil {
 		if err := who.Standing(); err != nil {
-			c.refuse(&Refusal{Code: packet.NotAuthorized, Text: err.Error()})
+			c.refuse(r, &Refusal{Code: packet.NotAuthorized, Text: err.Error()})
+			settled()
 			return
 		}
 	}
@@ -40,44 +55,55 @@ func (c *conn) admit(id string, p *packet.Connect) {
 	doomed := c.s.Doomed()
 	c.mu.Unlock()
 	if doomed { // by Shutdown or Reconsider: there is nothing to claim any more
-		c.turnAway("ended", packet.ServerUnavailable, "")
+		c.turnAway(r, "ended", packet.ServerUnavailable, "")
+		settled()
 		return
 	}
-	c.claim(who)
+	c.claim(who, p.Version, settled)
 }
 
-// claim claims the session and waits for the outcome.
-func (c *conn) claim(who Identity) {
-	protocol := "MQTT " + c.s.Version().String() // set by CONNECT, which was this goroutine's
-	settled := make(chan struct{})
+// claim claims the session. settled is called, in commit order, so that a later
+// take-over finds the session admitted.
+func (c *conn) claim(who Identity, v packet.Version, settled func()) {
 	c.b.opts.Presence.Claim(Claim{
 		Realm: c.name.realm, Session: c.name.id, Owner: who.AuthenticationName,
-		Protocol: protocol, Transport: c.info.Transport, Remote: c.info.Remote, Method: who.Method, Conn: c,
+		Protocol: "MQTT " + v.String(), Transport: c.info.Transport, Remote: c.info.Remote, Method: who.Method, Conn: c,
 	}, func(h Hold, err error) {
-		// In commit order, so that a later take-over finds the session
-		// admitted.
-		defer close(settled)
-		defer c.guard()
+		r := c.b.begin()
+		defer c.b.done(r)
+		defer settled()
+		defer c.guard(r)
 		if err != nil {
-			c.claimRefused(err)
+			c.claimRefused(r, err)
 			return
 		}
-		c.b.metrics.connects.WithLabelValues("accepted").Inc()
+		c.b.metrics.accepted.Inc()
 		c.b.admitted(c)
-		c.perform(c.hired(h, who))
+		c.hired(r, h, who)
 	})
-	<-settled
 }
 
 // hired tells the session that the hold is its own. What is left to perform is
 // at most its end.
-func (c *conn) hired(h Hold, who Identity) *actions {
+func (c *conn) hired(r *round, h Hold, who Identity) {
+	a := takeActions()
+	c.hiredLocked(r, h, who, a)
+	c.perform(r, a)
+	a.put()
+}
+
+func (c *conn) hiredLocked(r *round, h Hold, who Identity, a *actions) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hold = h
-	return c.stepLocked(session.Input{Kind: session.Admitted, Admission: session.Admission{
+	if c.s.Ended() { // only a fault of ours ends it before it is admitted
+		h.Release(disconnect.ServerError, disconnect.Evidence{Kind: disconnect.Internal, Detail: "the connection failed inside the server"})
+		return
+	}
+	c.stepLocked(r, session.Input{Kind: session.Admitted, Admission: session.Admission{
 		ExpiresAt: who.ExpiresAt, ExpiryDetail: who.ExpiryDetail,
-	}})
+	}}, a)
+	c.link.rouse()
 }
 
 // admitted makes c the connection that End finds.
@@ -87,42 +113,38 @@ func (b *Broker) admitted(c *conn) {
 	b.byName[c.name] = c
 }
 
-func (c *conn) claimRefused(err error) {
+func (c *conn) claimRefused(r *round, err error) {
 	switch {
 	case errors.Is(err, ErrOwned):
-		c.turnAway("owned", packet.NotAuthorized, "the session belongs to another client")
+		c.turnAway(r, "owned", packet.NotAuthorized, "the session belongs to another client")
 	case errors.Is(err, ErrBusy):
-		c.turnAway("busy", packet.ServerBusy, "too many connects of this session at once")
+		c.turnAway(r, "busy", packet.ServerBusy, "too many connects of this session at once")
 	case errors.Is(err, ErrFull):
-		c.turnAway("full", packet.QuotaExceeded, "the server's storage is full")
+		c.turnAway(r, "full", packet.QuotaExceeded, "the server's storage is full")
 	case errors.Is(err, ErrGone):
-		c.turnAway("gone", packet.ServerUnavailable, "")
+		c.turnAway(r, "gone", packet.ServerUnavailable, "")
 	default:
 		c.b.opts.Log.Error("a connect could not be stored", "session", c.name.id, "err", err)
-		c.turnAway("fault", packet.ServerUnavailable, "")
+		c.turnAway(r, "fault", packet.ServerUnavailable, "")
 	}
 }
 
 // refuse answers a CONNECT that the gatekeeper turned down.
-func (c *conn) refuse(err error) {
-	var r *Refusal
-	if errors.As(err, &r) {
-		c.b.opts.Log.Info("connect refused", "remote", c.info.Remote, "code", r.Code.String(), "why", r.Text)
-		c.turnAway("refused", r.Code, "")
+func (c *conn) refuse(r *round, err error) {
+	var no *Refusal
+	if errors.As(err, &no) {
+		c.b.opts.Log.Info("connect refused", "remote", c.info.Remote, "code", no.Code.String(), "why", no.Text)
+		c.turnAway(r, "refused", no.Code, "")
 		return
 	}
 	c.b.opts.Log.Error("a connect could not be judged", "remote", c.info.Remote, "err", err)
-	c.turnAway("fault", packet.ServerUnavailable, "")
+	c.turnAway(r, "fault", packet.ServerUnavailable, "")
 }
 
-func (c *conn) turnAway(label string, code packet.ReasonCode, text string) {
+func (c *conn) turnAway(r *round, label string, code packet.ReasonCode, text string) {
 	c.b.metrics.connects.WithLabelValues(label).Inc()
-	c.perform(c.step(session.Input{Kind: session.Refused, Code: code, Text: text}))
-}
-
-var lostByClient = session.Ending{
-	Reason: disconnect.ConnectionLost,
-	Evidence: disconnect.Evidence{
-		Kind: disconnect.Transport, Detail: "the client closed the connection without DISCONNECT",
-	},
+	c.step(r, session.Input{Kind: session.Refused, Code: code, Text: text})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link.rouse()
 }

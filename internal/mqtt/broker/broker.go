@@ -123,6 +123,10 @@ type Options struct {
 	// OutputBytes is how much may wait for a client that reads slowly before
 	// QoS 0 messages to it are dropped and QoS 1 ones queue. Default 1 MiB.
 	OutputBytes int
+	// Loops is how many event loops serve plain TCP, on systems that have
+	// them; a connection belongs to one. Default one per core; below 0 none,
+	// and every connection has a goroutine.
+	Loops int
 }
 
 // Broker serves MQTT connections. Its methods may be called concurrently.
@@ -130,12 +134,16 @@ type Broker struct {
 	opts    Options
 	cfg     session.Config
 	metrics *metrics
+	wheel   *wheel
+
+	admissions admissions
 
 	mu       sync.Mutex
 	trees    map[string]*topic.Tree[*conn, grant] // by realm; as many as listeners name
 	conns    map[*conn]struct{}
 	byName   map[sessionName]*conn // the newest that was admitted
 	draining bool
+	loops    *loops // nil: none are running
 }
 
 type sessionName struct{ realm, id string }
@@ -168,6 +176,8 @@ func New(o Options) (*Broker, error) {
 		conns: make(map[*conn]struct{}), byName: make(map[sessionName]*conn),
 	}
 	b.cfg.NewClientID = o.NewClientID
+	b.admissions.clock = o.Clock
+	b.wheel = newWheel(o.Clock, b.tick)
 	return b, nil
 }
 
@@ -224,9 +234,11 @@ func (b *Broker) all(f func(*conn) bool) []*conn {
 // it still may, after the registry has changed, and ends those that may not
 // with ClientAuthenticationError. It returns how many it ended.
 func (b *Broker) Reconsider() int {
+	r := b.begin()
+	defer b.done(r)
 	n := 0
 	for _, c := range b.all(func(c *conn) bool { return true }) {
-		if c.reconsider() {
+		if c.reconsider(r) {
 			n++
 		}
 	}
@@ -247,7 +259,9 @@ func (b *Broker) End(realm, id, why string) bool {
 	if why != "" {
 		detail += ": " + why
 	}
-	return c.end(session.Ending{
+	r := b.begin()
+	defer b.done(r)
+	return c.end(r, session.Ending{
 		Reason:   disconnect.ServerInitiatedDisconnect,
 		Evidence: disconnect.Evidence{Kind: disconnect.Operator, Detail: detail},
 	}, packet.AdministrativeAction)
@@ -260,8 +274,10 @@ func (b *Broker) Shutdown() {
 	b.mu.Lock()
 	b.draining = true
 	b.mu.Unlock()
+	r := b.begin()
+	defer b.done(r)
 	for _, c := range b.all(func(c *conn) bool { return true }) {
-		c.end(session.Ending{
+		c.end(r, session.Ending{
 			Reason:   disconnect.ServerInitiatedDisconnect,
 			Evidence: disconnect.Evidence{Kind: disconnect.Operator, Detail: "the server is shutting down"},
 		}, packet.ServerShuttingDown)

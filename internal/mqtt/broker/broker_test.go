@@ -458,6 +458,9 @@ func TestFaultsStayInTheirConnection(t *testing.T) {
 	good := s.dial("tcp", packet.V5, packet.Connect{ClientID: "good"})
 	bad := s.open("tcp", packet.V5)
 	send(t, bad, &packet.Connect{ClientID: "bad", CleanStart: true, ReceiveMaximum: 65535})
+	if ack := receive[*packet.Connack](t, bad); ack.ReasonCode != packet.ServerUnavailable {
+		t.Errorf("CONNACK %s", ack.ReasonCode)
+	}
 	closed(t, bad)
 	send(t, good, &packet.Pingreq{})
 	receive[*packet.Pingresp](t, good)

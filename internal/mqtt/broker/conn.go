@@ -1,13 +1,10 @@
 package broker
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
-	"rollcall/internal/clock"
 	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/listen"
 	"rollcall/internal/mqtt/packet"
@@ -15,178 +12,175 @@ import (
 	"rollcall/internal/mqtt/topic"
 )
 
-// conn drives one session over one transport. Its reader is the goroutine that
-// runs live: it alone reads, subscribes, routes what the client publishes,
-// its Will last, says good-bye and closes. Whoever else ends the session wakes
-// it. A writer exists only while there is something to write; live waits for
-// it.
+// conn drives one session over one transport, which its link knows. It has an
+// owner, the goroutine that reads: a goroutine of its own (stream) or an event
+// loop (socket). The owner alone subscribes, routes what the client publishes,
+// its Will last, and closes. Whoever else steps the session touches it in a
+// round, and rouses the owner where that has something to do.
 type conn struct {
 	b    *Broker
-	nc   net.Conn
+	link link
 	info listen.Info
 	name sessionName // set before the session is claimed, constant from then on
 	tree *topic.Tree[*conn, grant]
-	work sync.WaitGroup // the writer
-	// spoke: bytes have come from the client. It is the reader's.
-	spoke bool
+
+	listens bool // the owner's: it has had subscriptions
+
+	spoke spoke // in the broker's wheel, whose lock guards it
 
 	mu       sync.Mutex
 	s        *session.Session
-	out      *output       // encoded packets not written yet; nil if there are none
-	writing  bool          // a goroutine is writing
-	gone     bool          // the transport is dead, or closed by us
-	frozen   bool          // what arrives must wait: the session is being taken over
-	wake     chan struct{} // the reader waits for it; nil if it does not
+	out      *output   // encoded packets not written yet; nil if there are none
+	stalled  time.Time // since when the transport takes no bytes; zero: it does
+	dirty    bool      // a round will push
+	writing  bool      // a goroutine is writing
+	gone     bool      // the transport is dead, or closed by us
+	frozen   bool      // what arrives must wait: the session is being taken over
+	heard    bool      // bytes have come from the client
+	polite   bool      // the client has said good-bye
 	hold     Hold
-	will     *session.Message // due, to be published by the reader
+	will     *session.Message // due, to be published by the owner
 	standing func() error
-	timer    clock.Timer
-	timerAt  time.Time
-	timerNo  uint32 // tells a timer that was replaced from its successor
 }
 
-// Serve serves one connection until it has ended, closes it, and calls done.
-// It may return before. It implements listen.Handler.
-func (b *Broker) Serve(nc net.Conn, info listen.Info, done func()) {
-	c := &conn{b: b, nc: nc, info: info, s: session.New(&b.cfg, b.opts.Clock.Now())}
-	c.tree = b.enter(c)
-	if c.tree == nil {
-		nc.Close()
-		done()
-		return
-	}
-	c.mu.Lock()
-	c.arm()
-	c.mu.Unlock()
-	c.live(done, true)
+// link is what a connection needs of its transport.
+type link interface {
+	// admit has the client judged and its session claimed, on a goroutine
+	// that may wait.
+	admit(r *round, id string, p *packet.Connect)
+	// push writes what waits, as far as the transport takes it, without
+	// blocking anybody but the connection's own reader.
+	push(r *round)
+	// rouse has the owner look at the connection again: it was unfrozen,
+	// admitted, or has ended. It is called with the lock and does not block.
+	rouse()
+	// abort closes the transport without a word.
+	abort()
 }
 
-// live reads until the connection has ended. The judgement of CONNECT grows
-// the stack beyond what a connection needs that rests, and stacks shrink late
-// and not all the way: once CONNACK has left, a fresh goroutine goes on.
-func (c *conn) live(done func(), connecting bool) {
-	var err error
-	c.guarded(func() { err = c.read(connecting) })
-	if errors.Is(err, errConnected) {
-		go c.live(done, false) // in place of this one
-		return
-	}
-	c.guarded(func() { c.finish(err) })
-	c.close()
-	c.b.leave(c)
-	done()
+// step gives the session one input and performs what follows. It must be
+// called without the lock.
+func (c *conn) step(r *round, in session.Input) {
+	a := takeActions()
+	c.stepOnce(r, in, a)
+	c.perform(r, a)
+	a.put()
 }
 
-// finish settles the end of the session once the reader has stopped with err.
-func (c *conn) finish(err error) {
-	c.mu.Lock()
-	over := c.s.Ended() // and the transport lives: there are last words
-	c.gone = c.gone || !over
-	c.mu.Unlock()
-	c.perform(c.step(session.Input{Kind: session.Lost, Ending: ending(err)}))
-	c.tree.RemoveAll(c)
-	c.mu.Lock()
-	will := c.will
-	c.mu.Unlock()
-	if will != nil {
-		will.Received = c.b.opts.Clock.Now()
-		c.route(will)
-	}
-	if over && c.spoke { // whoever was silent is told nothing, and has nothing unread that would reset the connection
-		c.farewell()
-	}
-}
-
-// close closes the transport and waits for the writer.
-func (c *conn) close() {
-	c.mu.Lock()
-	c.gone = true
-	if c.timer != nil {
-		c.timer.Stop()
-		c.timer = nil
-	}
-	c.mu.Unlock()
-	c.nc.Close()
-	c.work.Wait()
-}
-
-// step gives the session one input and returns what is left to perform. It
-// must be called without the lock.
-func (c *conn) step(in session.Input) *actions {
+func (c *conn) stepOnce(r *round, in session.Input, a *actions) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.stepLocked(in)
+	c.stepLocked(r, in, a)
 }
 
 // stepLocked gives the session one input. What can be done under the lock is
-// done; the rest is returned, to be given to perform without the lock.
-func (c *conn) stepLocked(in session.Input) *actions {
-	a := actionLists.Get().(*actions)
-	a.list = c.s.Step(in, c.b.opts.Clock.Now(), a.list[:0])
-	misfit, left := c.carryOut(a.list)
-	if misfit != 0 && !c.s.Ended() {
+// done; the rest is appended to a, to be performed without the lock.
+func (c *conn) stepLocked(r *round, in session.Input, a *actions) {
+	n := len(a.list)
+	a.list = c.s.Step(in, r.now, a.list)
+	if misfit := c.carryOut(r, a, n); misfit != 0 && !c.s.Ended() {
 		// A client that cannot be acknowledged cannot be served.
 		e, code := tooSmall(c.s.MaximumPacketSize(), misfit), packet.PacketTooLarge
 		if misfit == packet.CONNACK { // nothing goes before it [MQTT-3.2.0-1]
 			code = 0
 		}
-		n := len(a.list)
-		a.list = c.s.Step(session.Input{Kind: session.Close, Ending: e, Code: code}, c.b.opts.Clock.Now(), a.list)
-		c.carryOut(a.list[n:])
-		left = true
+		n = len(a.list)
+		a.list = c.s.Step(session.Input{Kind: session.Close, Ending: e, Code: code}, r.now, a.list)
+		c.carryOut(r, a, n)
 	}
+	r.touch(c)
 	if in.Kind != session.Received && in.Kind != session.Deliver {
-		c.arm()
+		c.schedule()
 	}
-	if !left {
-		a.put()
-		return nil
-	}
-	return a
 }
 
-// actions are what a step asked for. They are pooled: every packet makes some.
-type actions struct{ list []session.Action }
+// schedule has the wheel wake the connection at its next deadline.
+func (c *conn) schedule() {
+	if at := c.deadline(); !at.IsZero() && !c.gone {
+		c.b.wheel.schedule(c, at)
+	}
+}
 
-var actionLists = sync.Pool{New: func() any { return &actions{list: make([]session.Action, 0, 4)} }}
+// deadline is the session's or that of a transport which takes no bytes.
+func (c *conn) deadline() time.Time {
+	at := c.s.Deadline()
+	if c.stalled.IsZero() {
+		return at
+	}
+	if late := c.stalled.Add(c.writeTimeout()); at.IsZero() || late.Before(at) {
+		at = late
+	}
+	return at
+}
+
+const closeTimeout = 5 * time.Second // for writing the last packets before a close
+
+func (c *conn) writeTimeout() time.Duration {
+	if c.s.Ended() {
+		return min(c.b.opts.WriteTimeout, closeTimeout)
+	}
+	return c.b.opts.WriteTimeout
+}
+
+// actions are what steps asked for. They are pooled: every packet makes some.
+type actions struct {
+	list   []session.Action
+	tokens []settled
+}
+
+// settled is a token of the session that has been settled.
+type settled struct {
+	token uint32
+	codes []packet.ReasonCode
+}
+
+var actionLists = sync.Pool{New: func() any { return &actions{list: make([]session.Action, 0, 8)} }}
+
+func takeActions() *actions { return actionLists.Get().(*actions) }
 
 func (a *actions) put() {
-	if cap(a.list) <= 64 {
+	if cap(a.list) <= 256 {
 		clear(a.list)
+		a.list = a.list[:0]
 		actionLists.Put(a)
 	}
 }
 
-// carryOut does what is done under the lock. It returns the type of a packet
-// that the client has no room for, or 0, and whether anything is left.
-func (c *conn) carryOut(acts []session.Action) (misfit packet.Type, left bool) {
-	for i := range acts {
-		a := &acts[i]
-		switch a.Kind {
+// carryOut does what is done under the lock of a.list from n on, and leaves
+// the rest there. It returns the type of a packet that the client has no room
+// for, or 0.
+func (c *conn) carryOut(r *round, a *actions, n int) (misfit packet.Type) {
+	kept := n
+	for i := n; i < len(a.list); i++ {
+		t := &a.list[i]
+		switch t.Kind {
 		case session.Send:
-			if !c.append(a.Packet) && misfit == 0 {
-				misfit = a.Packet.Type()
+			if !c.append(r, t.Packet) && misfit == 0 {
+				misfit = t.Packet.Type()
 			}
 		case session.SendPuback:
-			if !c.appendPuback(a.PacketID, a.Code) && misfit == 0 {
+			if !c.appendPuback(r, t.PacketID, t.Code) && misfit == 0 {
 				misfit = packet.PUBACK
 			}
 		case session.SendMessage:
-			c.appendMessage(a)
+			c.appendMessage(r, t)
 		case session.Drop:
-			c.b.metrics.drop(a.Ending.Evidence.Detail)
-		case session.End:
-			c.will, left = a.Will, true
+			c.b.metrics.drop(t.Ending.Evidence.Detail)
 		case session.Shut:
-			// The reader goes on to finish, and no write keeps it for long.
-			now := time.Now()
-			_ = c.nc.SetReadDeadline(now) // it fails only if the transport is dead
-			_ = c.nc.SetWriteDeadline(now.Add(min(c.b.opts.WriteTimeout, closeTimeout)))
+			c.link.rouse()
 		default:
-			left = true
+			if t.Kind == session.End {
+				c.will = t.Will
+			}
+			if kept != i {
+				a.list[kept] = *t
+			}
+			kept++
 		}
 	}
-	return misfit, left
+	clear(a.list[kept:])
+	a.list = a.list[:kept]
+	return misfit
 }
 
 func tooSmall(limit uint32, t packet.Type) session.Ending {
@@ -196,43 +190,58 @@ func tooSmall(limit uint32, t packet.Type) session.Ending {
 	}}
 }
 
-// perform carries out what needs no lock, or other connections' locks, and
-// takes todo, which may be nil, over.
-func (c *conn) perform(todo *actions) {
-	if todo == nil {
-		return
-	}
-	defer todo.put()
-	for i := range todo.list {
-		a := &todo.list[i]
-		switch a.Kind {
+// perform carries out what needs no lock, or other connections' locks.
+func (c *conn) perform(r *round, a *actions) {
+	for i := range a.list {
+		t := &a.list[i]
+		switch t.Kind {
 		case session.Admit:
-			c.admit(a.ClientID, a.Connect)
+			c.link.admit(r, t.ClientID, t.Connect)
 		case session.Route:
-			c.route(a.Message)
-			if a.Token != 0 {
-				c.committed(a.Token, nil)
+			c.route(r, t.Message)
+			if t.Token != 0 {
+				a.tokens = append(a.tokens, settled{token: t.Token})
 			}
 		case session.Subscribe:
-			c.subscribe(a.Subscriptions, a.Codes)
-			c.committed(a.Token, a.Codes)
+			c.subscribe(t.Subscriptions, t.Codes)
+			a.tokens = append(a.tokens, settled{t.Token, t.Codes})
 		case session.Unsubscribe:
-			for _, f := range a.Filters {
+			for _, f := range t.Filters {
 				c.tree.Unsubscribe(f, c)
 			}
-			c.committed(a.Token, a.Codes)
+			a.tokens = append(a.tokens, settled{t.Token, t.Codes})
 		case session.End:
-			c.ended(a.Ending)
+			c.settle(r, a) // acknowledgements before the end
+			c.ended(t.Ending)
 		}
+	}
+	c.settle(r, a)
+}
+
+// settle tells the session of the tokens that are settled.
+func (c *conn) settle(r *round, a *actions) {
+	if len(a.tokens) == 0 {
+		return
+	}
+	next := takeActions()
+	c.settleLocked(r, a.tokens, next)
+	clear(a.tokens)
+	a.tokens = a.tokens[:0]
+	c.perform(r, next)
+	next.put()
+}
+
+func (c *conn) settleLocked(r *round, tokens []settled, a *actions) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range tokens {
+		c.stepLocked(r, session.Input{Kind: session.Committed, Token: t.token, Codes: t.codes}, a)
 	}
 }
 
-func (c *conn) committed(token uint32, codes []packet.ReasonCode) {
-	c.perform(c.step(session.Input{Kind: session.Committed, Token: token, Codes: codes}))
-}
-
-// subscribe is the reader's, and so is the removal of all subscriptions.
+// subscribe is the owner's, and so is the removal of all subscriptions.
 func (c *conn) subscribe(subs []packet.Subscription, codes []packet.ReasonCode) {
+	c.listens = true
 	for i, sub := range subs {
 		if !codes[i].Failed() {
 			c.tree.Subscribe(sub.Filter, c, grant{conn: c, qos: sub.QoS, noLocal: sub.NoLocal})
@@ -240,54 +249,96 @@ func (c *conn) subscribe(subs []packet.Subscription, codes []packet.ReasonCode) 
 	}
 }
 
-// ended settles the end of an admitted session. The reader does the rest.
+// ended settles the end of an admitted session. The owner does the rest.
 func (c *conn) ended(e session.Ending) {
 	c.mu.Lock()
 	h := c.hold
+	c.polite = e.Reason == disconnect.ClientInitiatedDisconnect && e.Evidence.Kind == disconnect.Packet
 	c.mu.Unlock()
 	h.Release(e.Reason, e.Evidence)
 	c.b.opts.Log.Debug("session ended", "session", c.name.id, "reason", e.Reason.String(), "detail", e.Evidence.Detail)
 }
 
-// deliver hands the client a message. It does not block. The reader's own
-// messages are written when it is through with what it has read.
-func (c *conn) deliver(m *session.Message, qos packet.QoS, own bool) {
-	defer c.guard() // the publisher has no part in a fault here
-	c.perform(c.offer(m, qos, own))
+// deliver hands the client a message. It does not block.
+func (c *conn) deliver(r *round, m *session.Message, qos packet.QoS) {
+	defer c.guard(r) // the publisher has no part in a fault here
+	a := takeActions()
+	c.offer(r, m, qos, a)
+	if len(a.list) > 0 {
+		c.perform(r, a)
+	}
+	a.put()
 }
 
-func (c *conn) offer(m *session.Message, qos packet.QoS, own bool) *actions {
+func (c *conn) offer(r *round, m *session.Message, qos packet.QoS, a *actions) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.s.Online() {
-		return nil
+		return
 	}
-	todo := c.stepLocked(session.Input{Kind: session.Deliver, Message: m, QoS: qos, Congested: c.behind()})
-	if !own {
-		c.startWriter()
-	}
-	return todo
+	c.stepLocked(r, session.Input{Kind: session.Deliver, Message: m, QoS: qos, Congested: c.behind()}, a)
 }
 
 // end ends the session on the server's behalf. It reports whether the session
 // was there to end.
-func (c *conn) end(e session.Ending, code packet.ReasonCode) bool {
-	todo, ended := c.endLocked(e, code)
-	c.perform(todo)
+func (c *conn) end(r *round, e session.Ending, code packet.ReasonCode) bool {
+	a := takeActions()
+	ended := c.endLocked(r, e, code, a)
+	c.perform(r, a)
+	a.put()
 	return ended
 }
 
-func (c *conn) endLocked(e session.Ending, code packet.ReasonCode) (todo *actions, ended bool) {
+func (c *conn) endLocked(r *round, e session.Ending, code packet.ReasonCode, a *actions) (ended bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.s.Ended()
-	todo = c.stepLocked(session.Input{Kind: session.Close, Ending: e, Code: code})
-	c.startWriter()
-	return todo, !before && c.s.Ended()
+	c.stepLocked(r, session.Input{Kind: session.Close, Ending: e, Code: code}, a)
+	return !before && c.s.Ended()
+}
+
+// tick wakes connections whose deadline may have come.
+func (b *Broker) tick(due []*conn) {
+	if len(due) == 0 {
+		return
+	}
+	r := b.begin()
+	defer b.done(r)
+	for _, c := range due {
+		c.tick(r)
+	}
+}
+
+func (c *conn) tick(r *round) {
+	defer c.guard(r)
+	a := takeActions()
+	if c.tickLocked(r, a) {
+		c.step(r, session.Input{Kind: session.Lost, Ending: stalledEnding(c.b.opts.WriteTimeout)})
+		c.link.abort()
+	}
+	c.perform(r, a)
+	a.put()
+}
+
+// tickLocked reports whether the transport has taken no bytes for too long.
+func (c *conn) tickLocked(r *round, a *actions) (stuck bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.stalled.IsZero() && !r.now.Before(c.stalled.Add(c.writeTimeout())) {
+		c.stalled = time.Time{}
+		c.gone = true
+		return true
+	}
+	if c.s.Ended() {
+		c.link.rouse()
+		return false
+	}
+	c.stepLocked(r, session.Input{Kind: session.Tick}, a) // schedules again
+	return false
 }
 
 // reconsider ends the session if the client would not be let in any more.
-func (c *conn) reconsider() bool {
+func (c *conn) reconsider(r *round) bool {
 	c.mu.Lock()
 	standing := c.standing
 	c.mu.Unlock()
@@ -298,8 +349,29 @@ func (c *conn) reconsider() bool {
 	if err == nil {
 		return false
 	}
-	return c.end(session.Ending{
+	return c.end(r, session.Ending{
 		Reason:   disconnect.ClientAuthenticationError,
 		Evidence: disconnect.Evidence{Kind: disconnect.Config, Detail: err.Error()},
 	}, packet.NotAuthorized)
+}
+
+// wrapUp settles the end of the session once the owner has stopped with err,
+// publishes its Will and reports whether there are last words to be written.
+func (c *conn) wrapUp(r *round, err error) (lastWords bool) {
+	c.mu.Lock()
+	over := c.s.Ended() // and the transport lives: there are last words
+	c.gone = c.gone || !over
+	lastWords = over && c.heard && !c.gone // whoever was silent is told nothing, and has nothing unread that would reset the connection
+	c.mu.Unlock()
+	c.step(r, session.Input{Kind: session.Lost, Ending: ending(err)})
+	c.tree.RemoveAll(c)
+	c.mu.Lock()
+	will := c.will
+	c.will = nil
+	c.mu.Unlock()
+	if will != nil {
+		will.Received = r.now
+		c.route(r, will)
+	}
+	return lastWords
 }

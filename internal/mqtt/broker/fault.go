@@ -11,21 +11,21 @@ import (
 
 // guarded calls f so that a fault of ours in it ends this connection and
 // nothing else. Every goroutine that steps the session does so under guard.
-func (c *conn) guarded(f func()) {
-	defer c.guard()
+func (c *conn) guarded(r *round, f func()) {
+	defer c.guard(r)
 	f()
 }
 
 // guard is to be deferred.
-func (c *conn) guard() {
-	if r := recover(); r != nil {
-		c.failed(r)
+func (c *conn) guard(r *round) {
+	if what := recover(); what != nil {
+		c.failed(r, what)
 	}
 }
 
 // failed ends the connection because the server failed. The session may be in
 // any state, so its end is not left to it.
-func (c *conn) failed(what any) {
+func (c *conn) failed(r *round, what any) {
 	c.b.metrics.panics.Inc()
 	c.b.opts.Log.Error("a connection failed inside the server", "session", c.name.id, "panic", what, "stack", stack())
 	e := session.Ending{Reason: disconnect.ServerError, Evidence: disconnect.Evidence{
@@ -33,7 +33,7 @@ func (c *conn) failed(what any) {
 	}}
 	defer func() {
 		if recover() != nil { // it cannot even end
-			c.nc.Close()
+			c.link.abort()
 		}
 		c.mu.Lock()
 		h := c.hold
@@ -42,7 +42,7 @@ func (c *conn) failed(what any) {
 			h.Release(e.Reason, e.Evidence) // the first counts
 		}
 	}()
-	c.end(e, packet.UnspecifiedError)
+	c.end(r, e, packet.UnspecifiedError)
 }
 
 func stack() string {

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -134,6 +135,9 @@ func start(t testing.TB, o settings) *server {
 		o.session(&o.broker.Session)
 	}
 	o.broker.Gatekeeper = s.gate
+	if os.Getenv("ROLLCALL_TEST_DRIVER") == "goroutines" {
+		o.broker.Loops = -1
+	}
 	if o.broker.Presence == nil {
 		o.broker.Presence = ledger{s.ledger}
 	}
@@ -143,7 +147,7 @@ func start(t testing.TB, o settings) *server {
 	if err := s.b.Register(s.metrics); err != nil {
 		t.Fatal(err)
 	}
-	accept, err := listen.New(listen.Options{Handler: s.b, Realm: realm})
+	accept, err := listen.New(listen.Options{Handler: s.b, Acceptor: s.b.Acceptor(), Realm: realm})
 	if err != nil {
 		t.Fatal(err)
 	}

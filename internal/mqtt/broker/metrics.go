@@ -11,6 +11,7 @@ import (
 
 type metrics struct {
 	connects  *prometheus.CounterVec
+	accepted  prometheus.Counter
 	dropped   *prometheus.CounterVec
 	published *prometheus.CounterVec
 	byQoS     [3]prometheus.Counter
@@ -36,6 +37,7 @@ func newMetrics() *metrics {
 	for q := range m.byQoS {
 		m.byQoS[q] = m.published.WithLabelValues(strconv.Itoa(q))
 	}
+	m.accepted = m.connects.WithLabelValues("accepted")
 	m.congested = m.dropped.WithLabelValues("congested")
 	for t := packet.CONNECT; t <= packet.AUTH; t++ {
 		m.in[t] = m.packets.WithLabelValues("in", t.String())
@@ -52,9 +54,6 @@ func (m *metrics) drop(why string) {
 	}
 	m.dropped.WithLabelValues(why).Inc()
 }
-
-func (m *metrics) received(t packet.Type) prometheus.Counter { return m.in[t&15] }
-func (m *metrics) sent(t packet.Type) prometheus.Counter     { return m.out[t&15] }
 
 // Register adds the broker's metrics to r.
 func (b *Broker) Register(r prometheus.Registerer) error {

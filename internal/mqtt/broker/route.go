@@ -1,8 +1,6 @@
 package broker
 
 import (
-	"sync"
-
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 )
@@ -16,38 +14,36 @@ type grant struct {
 
 // route hands m, which c publishes, to every connected client with a matching
 // subscription: once per client, at the highest QoS of the subscriptions that
-// match [MQTT-3.3.4-2]. It is the reader's, so messages of one publisher arrive
+// match [MQTT-3.3.4-2]. It is the owner's, so messages of one publisher arrive
 // in its order.
-func (c *conn) route(m *session.Message) {
-	c.b.metrics.byQoS[m.QoS].Inc()
-	f := fanouts.Get().(*fanout)
-	defer f.put()
+func (c *conn) route(r *round, m *session.Message) {
+	r.byQoS[m.QoS]++
+	f := &r.fan
 	f.found = c.tree.Match(m.Topic, f.found[:0])
 	for _, g := range f.receivers(m.From) {
-		g.conn.deliver(m, g.qos, g.conn == c)
+		g.conn.deliver(r, m, g.qos)
 	}
+	f.clear()
 }
 
-// fanout is what routing one message needs.
+// fanout is what routing one message needs. It is used again.
 type fanout struct {
 	found []grant
 	seen  map[*conn]int // where in found, when there are many
 }
 
-var fanouts = sync.Pool{New: func() any { return &fanout{seen: make(map[*conn]int)} }}
-
 const (
 	searchMax = 8       // receivers up to which they are searched one by one
-	foundMax  = 1 << 14 // larger ones are not kept in the pool
+	foundMax  = 1 << 14 // larger ones are not kept
 )
 
-func (f *fanout) put() {
+func (f *fanout) clear() {
 	if cap(f.found) > foundMax {
+		*f = fanout{}
 		return
 	}
-	clear(f.found[:cap(f.found)]) // a pool holds no connections
+	clear(f.found) // no connection is kept alive
 	clear(f.seen)
-	fanouts.Put(f)
 }
 
 // receivers merges the grants of each client into one and leaves out those
@@ -63,6 +59,9 @@ func (f *fanout) receivers(from string) []grant {
 			continue
 		}
 		if len(f.found) > searchMax {
+			if f.seen == nil {
+				f.seen = make(map[*conn]int)
+			}
 			f.seen[g.conn] = len(kept)
 		}
 		kept = append(kept, g)

@@ -18,14 +18,16 @@ func (c *conn) Unfreeze() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.frozen = false
-	c.signal()
+	c.link.rouse()
 }
 
 // Evict implements Connection.
 func (c *conn) Evict(v disconnect.Evidence) {
+	r := c.b.begin()
+	defer c.b.done(r)
 	defer c.Unfreeze()
-	defer c.guard()
-	c.end(session.Ending{Reason: disconnect.SessionTakenOver, Evidence: v}, packet.SessionTakenOver)
+	defer c.guard(r)
+	c.end(r, session.Ending{Reason: disconnect.SessionTakenOver, Evidence: v}, packet.SessionTakenOver)
 }
 
 // Gone implements Connection.
@@ -33,24 +35,4 @@ func (c *conn) Gone() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.gone
-}
-
-// await waits, with the lock held but while it sleeps, until done. Only the
-// reader may.
-func (c *conn) await(done func(*conn) bool) {
-	for !done(c) {
-		woken := make(chan struct{})
-		c.wake = woken
-		c.mu.Unlock()
-		<-woken
-		c.mu.Lock()
-	}
-}
-
-// signal has the reader look again whether what it waits for has come.
-func (c *conn) signal() {
-	if c.wake != nil {
-		close(c.wake)
-		c.wake = nil
-	}
 }

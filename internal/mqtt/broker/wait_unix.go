@@ -20,20 +20,20 @@ func waiter(nc net.Conn) func() (*burst, int, error) {
 	if err != nil {
 		return tinyWaiter(nc)
 	}
-	w := &socket{raw: raw}
+	w := &rawReader{raw: raw}
 	attempt := w.attempt
 	return func() (*burst, int, error) { return w.wait(attempt) }
 }
 
-// socket is a TCP connection that is read without a buffer to wait with.
-type socket struct {
+// rawReader is a TCP connection that is read without a buffer to wait with.
+type rawReader struct {
 	raw syscall.RawConn
 	r   *burst
 	n   int
 	err error
 }
 
-func (w *socket) wait(attempt func(uintptr) bool) (*burst, int, error) {
+func (w *rawReader) wait(attempt func(uintptr) bool) (*burst, int, error) {
 	err := w.raw.Read(attempt)
 	r, n := w.r, max(w.n, 0)
 	if err == nil {
@@ -47,7 +47,7 @@ func (w *socket) wait(attempt func(uintptr) bool) (*burst, int, error) {
 }
 
 // attempt reads what is there. It reports false if nothing is.
-func (w *socket) attempt(fd uintptr) bool {
+func (w *rawReader) attempt(fd uintptr) bool {
 	w.r = bursts.Get().(*burst)
 	for {
 		w.n, w.err = syscall.Read(int(fd), w.r.buf)

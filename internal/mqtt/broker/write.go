@@ -2,24 +2,32 @@ package broker
 
 import (
 	"errors"
+	"io"
 	"net"
-	"os"
 	"sync"
+	"syscall"
 	"time"
 
+	"rollcall/internal/disconnect"
+	"rollcall/internal/mqtt/listen"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 )
 
 // output is a buffer of encoded packets. A connection has one while there is
 // something to write.
-type output struct{ buf []byte }
+type output struct {
+	buf  []byte
+	from int // what is before has been written
+}
+
+const keepBytes = 64 << 10 // larger buffers are not kept in the pool
 
 var outputs = sync.Pool{New: func() any { return &output{buf: make([]byte, 0, 1<<10)} }}
 
 func putOutput(o *output) {
 	if cap(o.buf) <= keepBytes {
-		o.buf = o.buf[:0]
+		o.buf, o.from = o.buf[:0], 0
 		outputs.Put(o)
 	}
 }
@@ -34,11 +42,21 @@ func (c *conn) buffer() *output {
 
 // behind reports that the client reads more slowly than it is sent to. The
 // caller holds the lock.
-func (c *conn) behind() bool { return c.out != nil && len(c.out.buf) > c.b.opts.OutputBytes }
+func (c *conn) behind() bool { return c.out != nil && len(c.out.buf)-c.out.from > c.b.opts.OutputBytes }
+
+// drain sends what waits in the session once the transport has taken
+// everything. The caller holds the lock.
+func (c *conn) drain(r *round) {
+	if c.out == nil && !c.gone && c.s.Waiting() {
+		a := takeActions()
+		c.stepLocked(r, session.Input{Kind: session.Drain}, a) // leaves nothing to perform
+		a.put()
+	}
+}
 
 // append encodes a packet for the client. It reports false if the client has
 // no room for it and cannot do without.
-func (c *conn) append(p packet.Packet) bool {
+func (c *conn) append(r *round, p packet.Packet) bool {
 	if c.s.Quiet() {
 		switch p.(type) {
 		case *packet.Connack, *packet.Disconnect:
@@ -52,13 +70,13 @@ func (c *conn) append(p packet.Packet) bool {
 		return p.Type() == packet.DISCONNECT
 	}
 	o.buf = buf
-	c.b.metrics.sent(p.Type()).Inc()
+	r.out[p.Type()&15]++
 	return true
 }
 
 // appendPuback is append for the packet that is sent most often, without an
 // allocation. No PUBACK of ours has problem information.
-func (c *conn) appendPuback(id uint16, code packet.ReasonCode) bool {
+func (c *conn) appendPuback(r *round, id uint16, code packet.ReasonCode) bool {
 	p := packet.Puback{PacketID: id, ReasonCode: code}
 	o := c.buffer()
 	buf, err := p.AppendTo(o.buf, c.s.Version())
@@ -66,11 +84,11 @@ func (c *conn) appendPuback(id uint16, code packet.ReasonCode) bool {
 		return false
 	}
 	o.buf = buf
-	c.b.metrics.sent(packet.PUBACK).Inc()
+	r.out[packet.PUBACK]++
 	return true
 }
 
-func (c *conn) appendMessage(a *session.Action) {
+func (c *conn) appendMessage(r *round, a *session.Action) {
 	e, err := a.Message.Encoded(c.s.Version(), a.QoS, false)
 	if err != nil { // the session has looked before
 		c.b.metrics.drop("encoding")
@@ -78,105 +96,47 @@ func (c *conn) appendMessage(a *session.Action) {
 	}
 	o := c.buffer()
 	o.buf = e.AppendTo(o.buf, a.PacketID, false, a.Expiry)
-	c.b.metrics.sent(packet.PUBLISH).Inc()
+	r.out[packet.PUBLISH]++
 }
 
-// startWriter starts a writer unless one is at work or there is nothing to do.
-// The caller holds the lock.
-func (c *conn) startWriter() {
-	if c.writing || c.gone || c.out == nil {
-		return
-	}
-	c.writing = true
-	c.work.Go(func() { c.guarded(c.write) }) // ends when out is empty, or by WriteTimeout
+var lostByClient = session.Ending{
+	Reason: disconnect.ConnectionLost,
+	Evidence: disconnect.Evidence{
+		Kind: disconnect.Transport, Detail: "the client closed the connection without DISCONNECT",
+	},
 }
 
-// flush is the reader's: it writes what no other is writing. Where another
-// does and the client is behind, it waits: a client that sends and does not
-// read is not read from either, so that what it is owed stays bounded.
-func (c *conn) flush() {
-	c.mu.Lock()
-	if c.writing {
-		c.await(func(c *conn) bool { return !c.writing || !c.behind() })
-	}
-	if c.writing || c.gone || c.out == nil {
-		c.mu.Unlock()
-		return
-	}
-	c.writing = true
-	c.mu.Unlock()
-	c.write()
+func stalledEnding(after time.Duration) session.Ending {
+	e := lostByClient
+	e.Evidence.Detail = "the client accepted no bytes for " + after.String()
+	return e
 }
 
-const closeTimeout = 5 * time.Second // for writing the last packets before a close
-
-// write writes until nothing is left. The caller has set writing.
-func (c *conn) write() {
-	for {
-		o, err := c.next()
-		if o == nil {
-			return
+// ending says what an error of the transport means.
+func ending(err error) session.Ending {
+	var known *listen.Ending
+	switch {
+	case err == nil:
+		return lostByClient
+	case errors.As(err, &known):
+		return session.Ending{Reason: known.Reason, Evidence: known.Evidence}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return lostByClient
+	}
+	e := lostByClient
+	switch {
+	case errors.Is(err, syscall.ECONNRESET):
+		e.Evidence.Detail = "the connection was reset"
+	case errors.Is(err, syscall.EPIPE):
+		e.Evidence.Detail = "the connection was closed while writing"
+	case errors.Is(err, syscall.ETIMEDOUT):
+		e.Evidence.Detail = "the connection timed out in the network"
+	default:
+		var op *net.OpError
+		if errors.As(err, &op) {
+			err = op.Err // without addresses
 		}
-		if err == nil {
-			_, err = c.nc.Write(o.buf)
-		}
-		putOutput(o)
-		if err != nil {
-			c.writeFailed(err)
-			return
-		}
+		e.Evidence.Detail = "the connection failed: " + err.Error()
 	}
-}
-
-// next takes what is to be written, or nil, and then writing has ended.
-func (c *conn) next() (*output, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	defer c.signal()
-	if c.out == nil && c.s.Waiting() && !c.gone {
-		c.stepLocked(session.Input{Kind: session.Drain}) // leaves nothing to perform
-	}
-	if c.out == nil || c.gone {
-		c.writing = false
-		return nil, nil
-	}
-	o := c.out
-	c.out = nil
-	timeout := c.b.opts.WriteTimeout
-	if c.s.Ended() {
-		timeout = min(timeout, closeTimeout)
-	}
-	// Under the lock: a later Shut makes it shorter.
-	return o, c.nc.SetWriteDeadline(time.Now().Add(timeout))
-}
-
-func (c *conn) writeFailed(err error) {
-	e := ending(err)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		e = lostByClient
-		e.Evidence.Detail = "the client accepted no bytes for " + c.b.opts.WriteTimeout.String()
-	} else if errors.Is(err, net.ErrClosed) {
-		e = lostByClient
-	}
-	c.mu.Lock()
-	c.gone = true
-	c.out = nil
-	c.writing = false
-	c.signal()
-	c.mu.Unlock()
-	c.perform(c.step(session.Input{Kind: session.Lost, Ending: e}))
-	abort(c.nc) // the reader notices
-}
-
-// abort closes the transport without a word: the peer takes none, and a polite
-// close of TLS or WebSocket would wait for it.
-func abort(nc net.Conn) {
-	for {
-		inner, ok := nc.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		nc = inner.NetConn()
-	}
-	nc.Close()
+	return e
 }

@@ -40,12 +40,48 @@ type Handler interface {
 	Serve(nc net.Conn, info Info, done func())
 }
 
+// Acceptor accepts plain TCP connections itself and serves them, in place of a
+// Handler.
+type Acceptor interface {
+	// ServeTCP accepts on ln until ctx ends, and closes ln. Connections go on.
+	ServeTCP(ctx context.Context, ln *net.TCPListener, d Door) error
+}
+
+// Door is what an Acceptor owes the server for each connection.
+type Door struct{ s *Server }
+
+// Admit counts a new connection, or reports that there are too many. Leave is
+// due when an admitted one has ended.
+func (d Door) Admit() bool {
+	if !d.s.admit() {
+		return false
+	}
+	d.s.metrics.tcp.Inc()
+	return true
+}
+
+// Leave uncounts a connection.
+func (d Door) Leave() { d.s.leave() }
+
+// Paused counts and logs that accepting pauses because of err.
+func (d Door) Paused(err error) {
+	d.s.metrics.refused.WithLabelValues("accept").Inc()
+	d.s.opts.Log.Warn("accepting paused", "err", err)
+}
+
+// Info describes a plain TCP connection.
+func (d Door) Info(remote string, loopback bool) Info {
+	return Info{Transport: "tcp", Realm: d.s.opts.Realm, Remote: remote, Loopback: loopback}
+}
+
 // Options configure a Server. Handler and Realm are required.
 type Options struct {
 	Handler Handler
-	Realm   string
-	Clock   clock.Clock
-	Log     *slog.Logger
+	// Acceptor serves plain TCP if it is not nil.
+	Acceptor Acceptor
+	Realm    string
+	Clock    clock.Clock
+	Log      *slog.Logger
 	// MaxConnections bounds the connections open at once, over all listeners;
 	// further ones are closed at accept and counted. Default 100,000.
 	MaxConnections int
@@ -68,6 +104,7 @@ type Server struct {
 
 type metrics struct {
 	accepted *prometheus.CounterVec
+	tcp      prometheus.Counter // of accepted
 	refused  *prometheus.CounterVec
 }
 
@@ -91,7 +128,7 @@ func New(o Options) (*Server, error) {
 	if o.MaxHandshakes <= 0 {
 		o.MaxHandshakes = 256
 	}
-	return &Server{
+	s := &Server{
 		opts:       o,
 		handshakes: make(chan struct{}, o.MaxHandshakes),
 		metrics: metrics{
@@ -100,7 +137,9 @@ func New(o Options) (*Server, error) {
 			refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 				Name: "rollcall_mqtt_accept_failures_total", Help: "Connections that ended before MQTT began, by reason."}, []string{"reason"}),
 		},
-	}, nil
+	}
+	s.metrics.tcp = s.metrics.accepted.WithLabelValues("tcp")
+	return s, nil
 }
 
 // Register adds the server's metrics to r.
@@ -193,6 +232,9 @@ func (s *Server) wait(ctx context.Context, d time.Duration) bool {
 // TCP serves plain MQTT on ln until ctx ends, and closes ln. Connections go on;
 // Wait waits for them.
 func (s *Server) TCP(ctx context.Context, ln net.Listener) error {
+	if tcp, ok := ln.(*net.TCPListener); ok && s.opts.Acceptor != nil {
+		return s.opts.Acceptor.ServeTCP(ctx, tcp, Door{s})
+	}
 	return s.accept(ctx, ln, func(nc net.Conn) {
 		s.serve(nc, s.info("tcp", nc))
 	})

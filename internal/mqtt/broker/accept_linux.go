@@ -1,0 +1,124 @@
+package broker
+
+import (
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rollcall/internal/mqtt/listen"
+)
+
+// acceptor is a listening socket. Every loop waits for it, one is woken for a
+// connection, and the loop with the fewest connections gets it.
+type acceptor struct {
+	b     *Broker
+	group *loops
+	fd    int
+	door  listen.Door
+	local netip.Addr
+	users sync.WaitGroup // loops
+}
+
+const (
+	acceptMax   = 64                     // connections accepted in one turn
+	acceptPause = 100 * time.Millisecond // when there are no descriptors left
+)
+
+// listen has l wait for connections.
+func (a *acceptor) listen(l *loop) {
+	l.acceptors[a.fd] = a
+	e := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: int32(a.fd)}
+	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, a.fd, &e); err != nil {
+		a.door.Paused(err)
+	}
+}
+
+// leave ends that.
+func (a *acceptor) leave(l *loop) {
+	a.mute(l)
+	delete(l.acceptors, a.fd)
+	a.users.Done()
+}
+
+func (a *acceptor) mute(l *loop) {
+	_ = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, a.fd, nil) // it fails only if that has been done
+}
+
+// accept accepts what waits.
+func (a *acceptor) accept(l *loop) {
+	for range acceptMax {
+		fd, from, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch {
+		case err == nil:
+			a.welcome(l, fd, from)
+		case errors.Is(err, unix.EAGAIN):
+			return
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
+		default: // no descriptors, no memory
+			a.door.Paused(err)
+			a.mute(l)
+			a.b.opts.Clock.AfterFunc(acceptPause, func() {
+				l.call(func() {
+					if l.acceptors[a.fd] == a {
+						a.listen(l)
+					}
+				})
+			})
+			return
+		}
+	}
+}
+
+func (a *acceptor) welcome(l *loop, fd int, from unix.Sockaddr) {
+	if !a.door.Admit() {
+		unix.Close(fd)
+		return
+	}
+	remote := address(from)
+	s := &socket{fd: fd, done: a.door.Leave, loop: l}
+	for _, other := range a.group.all {
+		if other.count.Load() < s.loop.count.Load() {
+			s.loop = other
+		}
+	}
+	s.loop.count.Add(1)
+	info := a.door.Info(remote.String(), a.loopback(fd, remote))
+	if !s.init(a.b, s, info) {
+		s.loop.count.Add(-1)
+		unix.Close(fd)
+		a.door.Leave()
+		return
+	}
+	if s.loop == l {
+		s.attend(&l.round)
+		return
+	}
+	s.mu.Lock()
+	s.post()
+	s.mu.Unlock()
+}
+
+// loopback reports whether both ends are on loopback.
+func (a *acceptor) loopback(fd int, remote netip.AddrPort) bool {
+	if !remote.Addr().IsLoopback() {
+		return false
+	}
+	if a.local.IsLoopback() {
+		return true
+	}
+	sa, err := unix.Getsockname(fd)
+	return err == nil && address(sa).Addr().IsLoopback()
+}
+
+func address(sa unix.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,96 @@
+package broker
+
+import (
+	"errors"
+
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/mqtt/session"
+)
+
+// verdict says how receive came to stop.
+type verdict uint8
+
+const (
+	starved verdict = iota // the rest is not a whole packet
+	more                   // there may be more packets in the rest
+	held                   // nothing may be handled now; the owner will be roused
+	over                   // the session has ended
+)
+
+// batchMax is how many packets are handled under one lock.
+const batchMax = 64
+
+// receive acts on whole packets at the beginning of data: decode and step all
+// of them, then perform what follows. It returns how many bytes it took.
+func (c *conn) receive(r *round, data []byte) (used int, v verdict) {
+	a := takeActions()
+	used, v = c.take(r, data, a)
+	c.perform(r, a)
+	a.put()
+	return used, v
+}
+
+func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard = true
+	in := session.Input{Kind: session.Received, Congested: c.behind()}
+	plain := true
+	for range batchMax {
+		switch {
+		case c.s.Ended():
+			return used, over
+		case c.frozen || c.s.Paused():
+			return used, held
+		}
+		n, err := packet.Frame(data[used:], c.b.cfg.MaximumPacketSize)
+		if err == nil && n == 0 {
+			return used, starved
+		}
+		// What is to be performed goes before anything that the next packet leads
+		// to. QoS 0 leads to nothing but more of the same, unless the client hears
+		// its own messages.
+		if len(a.list) > 0 && (c.listens || !plain || !isPlain(data[used])) {
+			return used, more
+		}
+		plain = isPlain(data[used])
+		if err == nil {
+			in.Packet, err = c.decode(r, data[used:used+n])
+		}
+		if err != nil {
+			in.Kind, in.Text, in.Err = session.Garbled, packet.TypeOf(data[used]).String(), violation(err)
+		} else {
+			r.in[in.Packet.Type()&15]++
+		}
+		c.stepLocked(r, in, a)
+		if in.Kind == session.Garbled {
+			return used, over
+		}
+		used += n
+	}
+	return used, more
+}
+
+// violation is err as the codec tells it.
+func violation(err error) *packet.Error {
+	var e *packet.Error
+	if !errors.As(err, &e) {
+		e = &packet.Error{Code: packet.MalformedPacket, Message: err.Error()}
+	}
+	return e
+}
+
+// decode uses r's structs for the packets that come often.
+func (c *conn) decode(r *round, frame []byte) (packet.Packet, error) {
+	v := c.s.Version()
+	switch packet.TypeOf(frame[0]) {
+	case packet.PUBLISH:
+		return &r.publish, r.publish.Decode(v, frame)
+	case packet.PUBACK:
+		return &r.puback, r.puback.Decode(v, frame)
+	}
+	return packet.Decode(v, frame)
+}
+
+// isPlain reports whether a packet that begins so is a PUBLISH with QoS 0.
+func isPlain(first byte) bool { return first&0xf6 == byte(packet.PUBLISH)<<4 }

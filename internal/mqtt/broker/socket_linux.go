@@ -1,0 +1,392 @@
+package broker
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/mqtt/session"
+)
+
+// socket is a plain TCP connection that an event loop owns. Bytes that arrive
+// are handled where the loop has read them; what is left of an incomplete
+// packet, or came while nothing may be handled, waits in rest.
+type socket struct {
+	conn
+	loop *loop
+	fd   int
+	done func()
+	rest []byte // arrived and not handled
+
+	// The loop's own.
+	adopted  bool
+	readable bool  // bytes, or the end, may be there to read
+	hup      bool  // the end may be there to read
+	last     error // what the transport said last, after rest
+	closing  bool  // our side is closed; what arrives is thrown away
+	closed   bool
+	lingers  int // bytes thrown away
+
+	// Under conn.mu.
+	posted  bool  // the loop will look at it
+	blocked bool  // the transport takes no more bytes for now
+	doomed  bool  // abort: the loop is to close it at once
+	failure error // of a write
+	linger  time.Time
+}
+
+// admit implements link.
+func (s *socket) admit(_ *round, id string, p *packet.Connect) {
+	s.b.admissions.submit(func() {
+		r := s.b.begin()
+		defer s.b.done(r)
+		s.judgeGuarded(r, id, p, func() {})
+	})
+}
+
+// rouse implements link.
+func (s *socket) rouse() { s.post() }
+
+// post has the loop attend to the connection. The caller holds the lock.
+func (s *socket) post() {
+	if !s.posted {
+		s.posted = true
+		s.loop.post(s)
+	}
+}
+
+// abort implements link.
+func (s *socket) abort() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doomed = true
+	s.post()
+}
+
+// push implements link. Whoever touched the connection writes, and never waits:
+// what the transport does not take, the loop writes when it can.
+func (s *socket) push(r *round) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dirty = false
+	if s.writing || s.blocked {
+		return
+	}
+	s.writing = true
+	for s.out != nil && !s.gone {
+		o := s.out
+		s.out = nil
+		s.mu.Unlock()
+		n, err := sysSend(s.fd, o.buf[o.from:])
+		s.mu.Lock()
+		o.from += n
+		if o.from < len(o.buf) && err == nil || errors.Is(err, unix.EAGAIN) {
+			s.putBack(r, o)
+			break
+		}
+		putOutput(o)
+		if err != nil {
+			s.gone = true
+			s.failure = err
+			s.post()
+			break
+		}
+		s.drain(r)
+	}
+	s.writing = false
+	if s.out == nil && s.conn.s.Ended() || s.gone { // the loop waits for the last word
+		s.post()
+	}
+}
+
+// putBack makes o the first of what is to be written, when the transport can
+// take more.
+func (s *socket) putBack(r *round, o *output) {
+	if s.out != nil {
+		o.buf = append(o.buf, s.out.buf...)
+		putOutput(s.out)
+	}
+	s.out = o
+	s.blocked = true
+	if s.stalled.IsZero() {
+		s.stalled = r.now
+		s.schedule()
+	}
+}
+
+// writable is the loop's: the transport takes bytes again.
+func (s *socket) writable(r *round) {
+	s.mu.Lock()
+	was := s.blocked
+	s.blocked = false
+	s.stalled = time.Time{}
+	s.mu.Unlock()
+	if was {
+		s.push(r)
+	}
+}
+
+// attend is the loop's: it does whatever can be done now for the connection.
+func (s *socket) attend(r *round) {
+	defer s.guard(r)
+	s.mu.Lock()
+	s.posted = false
+	doomed, failure := s.doomed, s.failure
+	s.mu.Unlock()
+	if !s.adopted {
+		s.adopted = true
+		s.loop.adopt(s)
+	}
+	switch {
+	case s.closed:
+		return
+	case s.closing && doomed:
+		s.close()
+	case s.closing:
+		s.discard(r)
+	case doomed:
+		s.finish(r, io.EOF)
+	case failure != nil:
+		s.readable = true // the client's last word may be there
+		if err := s.progress(r); errors.Is(err, errEnded) {
+			failure = err
+		}
+		s.finish(r, failure)
+	default:
+		if err := s.progress(r); err != nil {
+			s.finish(r, err)
+		}
+	}
+}
+
+// progress handles what has arrived, until there is no more or nothing may be
+// handled now. It returns why the connection is over.
+func (s *socket) progress(r *round) error {
+	if len(s.rest) > 0 {
+		used, v := s.handle(r, s.rest)
+		s.rest = s.rest[:copy(s.rest, s.rest[used:])]
+		if len(s.rest) == 0 {
+			s.rest = nil
+		}
+		if stop, err := s.verdict(r, v); stop {
+			return err
+		}
+	} else if stop, err := s.verdict(r, s.state()); stop {
+		return err
+	}
+	if s.last != nil {
+		return s.last
+	}
+	l := s.loop
+	for budget := readBudget; s.readable; {
+		if budget <= 0 {
+			s.mu.Lock()
+			s.post() // after the others' turn
+			s.mu.Unlock()
+			return nil
+		}
+		buf, have := l.buf, 0
+		if len(s.rest) > 0 {
+			if len(s.rest) > len(buf)/4 { // a large packet is read where it is
+				if len(s.rest) == cap(s.rest) {
+					s.rest = append(s.rest, make([]byte, len(s.rest))...)[:len(s.rest)]
+				}
+				buf, have = s.rest[:cap(s.rest)], len(s.rest)
+			} else {
+				have = copy(buf, s.rest)
+			}
+		}
+		n, err := sysRead(s.fd, buf[have:])
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			s.readable = false
+			return nil
+		case err != nil:
+			return err
+		case n == 0:
+			return io.EOF
+		}
+		budget -= n
+		if n < len(buf)-have && !s.hup {
+			s.readable = false // a shorter read than asked for has emptied the socket; an event tells of more
+		}
+		data := buf[:have+n]
+		used, v := s.handle(r, data)
+		s.keep(data[used:])
+		if stop, err := s.verdict(r, v); stop {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep remembers what was not handled.
+func (s *socket) keep(data []byte) {
+	switch {
+	case len(data) == 0:
+		s.rest = nil
+	case cap(s.rest) >= len(data):
+		s.rest = s.rest[:copy(s.rest[:cap(s.rest)], data)]
+	default:
+		s.rest = append(make([]byte, 0, len(data)), data...)
+	}
+}
+
+// handle handles whole packets until the rest is none or nothing may be
+// handled now.
+func (s *socket) handle(r *round, data []byte) (used int, v verdict) {
+	for {
+		n, v := s.receive(r, data[used:])
+		used += n
+		if v != more {
+			return used, v
+		}
+	}
+}
+
+// verdict reports whether reading stops, and how if for good.
+func (s *socket) verdict(r *round, v verdict) (stop bool, err error) {
+	switch v {
+	case over:
+		return true, errEnded
+	case held:
+		return true, s.watch(r)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// A client that sends and does not read is not read from either.
+	return s.blocked && s.behind(), nil
+}
+
+// watch looks, while nothing may be handled, whether the peer has gone. It
+// returns how, if that ends the connection now.
+func (s *socket) watch(r *round) error {
+	for s.hup && s.readable && s.last == nil && len(s.rest) < restMax {
+		n, err := sysRead(s.fd, s.loop.buf)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			s.readable = false
+		case err != nil:
+			s.last = err
+		case n == 0:
+			s.last = io.EOF
+		default:
+			s.rest = append(s.rest, s.loop.buf[:n]...)
+		}
+	}
+	eof := errors.Is(s.last, io.EOF)
+	if s.last == nil || eof && len(s.rest) > 0 { // its last words are to be handled first
+		return nil
+	}
+	s.mu.Lock()
+	judged := !s.conn.s.Paused()
+	s.gone = s.gone || !eof
+	s.mu.Unlock()
+	switch {
+	case judged:
+		return s.last
+	case eof: // it sends no more, and may well listen
+		return nil
+	}
+	s.step(r, session.Input{Kind: session.Lost, Ending: ending(s.last)}) // remembered; the claim may stand
+	return nil
+}
+
+func (s *socket) state() verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.conn.s.Ended():
+		return over
+	case s.frozen || s.conn.s.Paused():
+		return held
+	}
+	return starved
+}
+
+// finish ends the connection: the session first, then our side of the
+// transport once the last words are written, then, when the peer has closed
+// its own or after a while, the rest.
+func (s *socket) finish(r *round, err error) {
+	lastWords := s.wrapUp(r, err)
+	s.closing = true
+	s.rest = nil
+	if !lastWords {
+		s.close()
+		return
+	}
+	s.link.push(r)
+	s.mu.Lock()
+	polite := s.polite && s.out == nil && !s.writing
+	s.mu.Unlock()
+	if polite { // the client expects nothing any more, and sends nothing
+		s.close()
+		return
+	}
+	s.discard(r)
+}
+
+// discard waits for the last words to be written and for the peer's end.
+func (s *socket) discard(r *round) {
+	s.mu.Lock()
+	unsaid := (s.out != nil || s.writing) && !s.gone
+	begun := !s.linger.IsZero()
+	gone := s.gone
+	if !unsaid && !begun && !gone {
+		s.linger = r.now.Add(lingerTimeout)
+		s.b.wheel.schedule(&s.conn, s.linger)
+	}
+	late := begun && !r.now.Before(s.linger)
+	s.mu.Unlock()
+	switch {
+	case unsaid:
+		return // push posts when it is through, tick if it never is
+	case gone || late:
+		s.close()
+		return
+	case !begun:
+		if unix.Shutdown(s.fd, unix.SHUT_WR) != nil {
+			s.close()
+			return
+		}
+	}
+	for {
+		n, err := sysRead(s.fd, s.loop.buf)
+		if errors.Is(err, unix.EAGAIN) {
+			return
+		}
+		s.lingers += n
+		if err != nil || n == 0 || s.lingers > lingerBytes {
+			s.close()
+			return
+		}
+	}
+}
+
+// close closes the transport. A writer that is at work uses the descriptor
+// still: then it posts, and the next turn closes.
+func (s *socket) close() {
+	s.mu.Lock()
+	s.gone = true
+	if s.writing {
+		s.doomed = true
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	s.mu.Unlock()
+	s.loop.drop(s)
+	s.b.wheel.remove(&s.conn)
+	s.b.leave(&s.conn)
+	s.done()
+}
+
+// readBudget is how many bytes are read from one connection before others have
+// their turn.
+const readBudget = 256 << 10
+
+// restMax is how much is read ahead while nothing may be handled.
+const restMax = 64 << 10
