@@ -14,6 +14,7 @@ type metrics struct {
 	settled   prometheus.Counter
 	collected prometheus.Counter
 	orphans   prometheus.Counter
+	refused   prometheus.Counter
 	failures  *prometheus.CounterVec
 }
 
@@ -29,6 +30,8 @@ func newMetrics() *metrics {
 			Name: "rollcall_mqtt_stored_collected_total", Help: "Ended sessions whose queues are deleted."}),
 		orphans: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rollcall_mqtt_stored_orphans_total", Help: "Messages deleted that earlier runs had left without a session."}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rollcall_mqtt_retained_refused_total", Help: "Retained messages refused because the quota was used up."}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rollcall_mqtt_stored_failures_total", Help: "Commits that failed, by reason."}, []string{"reason"}),
 	}
@@ -60,12 +63,26 @@ func (st *Store) Register(r prometheus.Registerer) error {
 	backlog := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "rollcall_mqtt_stored_backlog", Help: "Keys that are settled and not deleted yet."},
 		func() float64 { return float64(st.reap.backlog()) })
-	for _, c := range []prometheus.Collector{m.published, m.stored, m.settled, m.collected, m.orphans, m.failures, shared, backlog} {
+	retained := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "rollcall_mqtt_retained_messages", Help: "Retained messages."},
+		func() float64 { n, _ := st.Retained(); return float64(n) })
+	bytes := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "rollcall_mqtt_retained_bytes", Help: "Bytes of topics and payloads of retained messages."},
+		func() float64 { _, n := st.Retained(); return float64(n) })
+	for _, c := range []prometheus.Collector{m.published, m.stored, m.settled, m.collected, m.orphans, m.refused, m.failures, shared, backlog, retained, bytes} {
 		if err := r.Register(c); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Retained returns how many retained messages there are, and the bytes of their
+// topics and payloads.
+func (st *Store) Retained() (messages int, bytes int64) {
+	st.retained.mu.RLock()
+	defer st.retained.mu.RUnlock()
+	return st.retained.count, st.retained.bytes
 }
 
 // Size estimates the bytes that queues and messages take on disk. It asks the

@@ -309,7 +309,7 @@ func (w *world) move(s *modelSession, at int) {
 // P2: whatever happens in whatever order, also when the power fails, what was
 // acknowledged is there, and nothing else is left in the end.
 func TestAgainstModel(t *testing.T) {
-	seed, steps := uint64(time.Now().UnixNano()), 4000
+	seed, steps := uint64(time.Now().UnixNano()), 1500
 	if s := os.Getenv("ROLLCALL_STORED_SEED"); s != "" {
 		var err error
 		seed, err = strconv.ParseUint(s, 10, 64)

@@ -60,7 +60,9 @@ func TestLoad(t *testing.T) {
 				must(t, "subscribe", wait(func(done func(error)) { st.Subscribe(s.Key(), l.subs, done) }))
 				stale := s.Key()
 				stale.Epoch += 7
-				must(t, "subscribe", wait(func(done func(error)) { st.Subscribe(stale, []stored.Subscription{sub("stale", packet.Subscription{}, 0)}, done) }))
+				must(t, "subscribe", wait(func(done func(error)) {
+					st.Subscribe(stale, []stored.Subscription{sub("stale", packet.Subscription{}, 0)}, done)
+				}))
 				must(t, "subscribe", wait(func(done func(error)) {
 					st.Subscribe(stored.SessionKey{Realm: realm, Name: name + "-", Epoch: 1}, []stored.Subscription{sub("orphan", packet.Subscription{}, 0)}, done)
 				}))

@@ -26,8 +26,11 @@ type Options struct {
 	// DefaultGrace if 0.
 	Grace time.Duration
 
-	// Interval is how often ended sessions are looked for. 1 second if 0.
+	// Interval is how often ended sessions and expired retained messages are
+	// looked for. 1 second if 0.
 	Interval time.Duration
+
+	Retained RetainedLimits
 }
 
 // Store keeps MQTT state on an engine. Open returns one.
@@ -42,11 +45,13 @@ type Store struct {
 	reap       *reaper
 	refs       references
 	due        []dueFloor
+	retained   *retained
 	groups     sync.Pool // of *group
 	work       tasks     // goroutines that ask for outcomes
 }
 
-// Open returns a Store on what the engine holds. There is one Store per engine,
+// Open returns a Store on what the engine holds, having read the topics of
+// retained messages. There is one Store per engine,
 // and nobody else writes its key spaces. It must be running (Run) for anything
 // to be deleted.
 func Open(o Options) (*Store, error) {
@@ -68,6 +73,9 @@ func Open(o Options) (*Store, error) {
 	if o.Grace < 0 || o.Interval < 0 {
 		return nil, fmt.Errorf("stored: Grace %s and Interval %s must not be negative", o.Grace, o.Interval)
 	}
+	if err := o.Retained.validate(); err != nil {
+		return nil, err
+	}
 	n := o.Engine.Partitions()
 	st := &Store{
 		engine: o.Engine, clock: o.Clock, log: o.Log, grace: o.Grace, interval: o.Interval,
@@ -77,7 +85,8 @@ func Open(o Options) (*Store, error) {
 	st.refs = references{start: snap.Index(), all: make(map[sequence]holders), old: make([]recount, n)}
 	snap.Close()
 	st.reap = newReaper(st)
-	return st, nil
+	st.retained = &retained{st: st, limits: o.Retained.withDefaults(), realms: make(map[string]*topicNode)}
+	return st, st.retained.load()
 }
 
 // Partition returns the partition of a session name: of its state, and of what
@@ -96,6 +105,7 @@ func (st *Store) Run(ctx context.Context) error {
 		}
 	})
 	wg.Go(func() { st.collect(ctx) })
+	wg.Go(func() { st.expireRetained(ctx) })
 	st.flush(ctx)
 	wg.Wait()
 	st.drain()

@@ -1,0 +1,145 @@
+package stored
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"rollcall/internal/mqtt/session"
+	"rollcall/internal/store"
+)
+
+// MatchRetained calls f for the retained messages of a realm whose topics match
+// filter, which is legal and of no shared subscription, until f returns false.
+// What has expired is left out. It reads the store, unless all that matches is
+// in memory, and holds no lock while f runs.
+func (st *Store) MatchRetained(realm, filter string, f func(*session.Message) bool) error {
+	r := st.retained
+	r.mu.RLock()
+	var matches []*retainedTopic
+	if root := r.realms[realm]; root != nil {
+		matches = root.match(filter, true, true, nil)
+	}
+	r.mu.RUnlock()
+	if len(matches) == 0 {
+		return nil
+	}
+	var snap store.Snapshot
+	defer func() {
+		if snap != nil {
+			snap.Close()
+		}
+	}()
+	now := st.clock.Now().UnixNano()
+	for _, t := range matches {
+		r.mu.RLock()
+		v := t.visible()
+		r.mu.RUnlock()
+		if v.size == 0 || v.expires != 0 && v.expires <= now {
+			continue
+		}
+		record := v.record
+		if record == nil {
+			if snap != nil && snap.Index() < v.index {
+				snap.Close()
+				snap = nil
+			}
+			if snap == nil {
+				snap = st.engine.Snapshot()
+			}
+			var err error
+			record, _, err = snap.Get(nameKey(nil, st.Partition(t.realm, t.topic), store.TableRetained, t.realm, t.topic))
+			if errors.Is(err, store.ErrNotFound) {
+				continue // removed meanwhile
+			}
+			if err != nil {
+				return fmt.Errorf("read a retained message: %w", err)
+			}
+		}
+		m, err := decodeMessage(record)
+		if err != nil {
+			return fmt.Errorf("read a retained message: %w", err)
+		}
+		if !f(m) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// load reads the index of topics, and what is small.
+func (r *retained) load() error {
+	snap := r.st.engine.Snapshot()
+	defer snap.Close()
+	for p := range r.st.partitions {
+		if err := r.loadPartition(snap, uint8(p)); err != nil {
+			return fmt.Errorf("load the retained messages of partition %d: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func (r *retained) loadPartition(snap store.Snapshot, p uint8) (err error) {
+	it := snap.Iter(tableBounds(p, store.TableRetained))
+	defer func() { err = errors.Join(err, it.Err(), it.Close()) }()
+	realm := ""
+	for it.Next() {
+		key, ok := it.Key()[2:], false
+		if realm, key, ok = takeRealm(key, realm); !ok {
+			return errRecord
+		}
+		topic, rest, ok := takeName(key)
+		if !ok || len(rest) != 0 {
+			return errRecord
+		}
+		m, err := decodeMessage(it.Value())
+		if err != nil {
+			return err
+		}
+		v := versionOf(m, topic)
+		v.index = uint64(it.Revision())
+		if len(m.Payload) <= keptPayload {
+			v.record = bytes.Clone(it.Value())
+		}
+		t := r.topic(realm, topic)
+		t.durable = v
+		r.changed(t, version{})
+	}
+	return nil
+}
+
+// topic returns the topic's entry, made if need be. The caller holds mu.
+func (r *retained) topic(realm, topic string) *retainedTopic {
+	n := r.realms[realm]
+	if n == nil {
+		n = new(topicNode)
+		r.realms[realm] = n
+	}
+	for rest, more := topic, true; more; {
+		var level string
+		level, rest, more = strings.Cut(rest, "/")
+		n = n.grow(level)
+	}
+	if n.topic == nil {
+		n.topic = &retainedTopic{node: n, realm: realm, topic: topic}
+	}
+	return n.topic
+}
+
+// prune forgets the topic if there is nothing about it. The caller holds mu.
+func (r *retained) prune(t *retainedTopic) {
+	if t.flying != nil || t.waiting != nil || t.durable.size > 0 || t.node.topic != t {
+		return
+	}
+	n := t.node
+	n.topic = nil
+	for n.parent != nil && n.unused() {
+		parent := n.parent
+		parent.cut(n)
+		n = parent
+	}
+	if n.parent == nil && n.unused() {
+		delete(r.realms, t.realm)
+	}
+}
