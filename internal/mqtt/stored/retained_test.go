@@ -173,7 +173,7 @@ func TestRetainedExpire(t *testing.T) {
 		st, err = stored.Open(stored.Options{Engine: e})
 		must(t, "open", err)
 		stop := run(t, st)
-		time.Sleep(2 * time.Second)
+		time.Sleep(2500 * time.Millisecond)
 		if n := keys(t, e); n != 15 {
 			t.Errorf("%d are stored after seven have expired, want 15", n)
 		}
@@ -184,7 +184,7 @@ func TestRetainedExpire(t *testing.T) {
 			t.Errorf("%d are counted while none can be deleted, want 15", n)
 		}
 		e.SetExhausted(false)
-		time.Sleep(2 * time.Second)
+		time.Sleep(2500 * time.Millisecond)
 		if n := keys(t, e); n != 3 {
 			t.Errorf("%d are stored in the end, want 3", n)
 		}
