@@ -9,10 +9,10 @@ LDFLAGS := -s -w -X rollcall/internal/cli.version=$(VERSION)
 # How much the long tests do. `make crash` and `make fuzz` are the full ones.
 FUZZTIME ?= 5m
 
-.PHONY: help build test lint bench fuzz crash clean
+.PHONY: help build test lint bench bench-peers fuzz crash clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/rollcall and bin/rollcall-audit, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
@@ -28,6 +28,10 @@ lint: ## gofmt, vet, staticcheck and a short golangci-lint list
 bench: ## measure the whole system; docs/performance.md tells what the figures mean
 	@scripts/setup bench
 	$(GO) run ./bench $(BENCHFLAGS)
+
+bench-peers: ## measure the broker beside mosquitto, nats-server and mochi (PEERFLAGS=-quick)
+	@scripts/setup peers
+	$(GO) run ./bench peers $(PEERFLAGS)
 
 fuzz: ## fuzz every parser and whole conversations, FUZZTIME each (default 5m)
 	@scripts/fuzz $(FUZZTIME)

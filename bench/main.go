@@ -35,7 +35,7 @@ func main() {
 }
 
 // run is main without the process. The first argument receiver or post makes
-// this process one of the others.
+// this process one of the others; peers measures brokers side by side.
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	if len(args) > 0 {
 		switch args[0] {
@@ -43,6 +43,8 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 			return serveReceiver(in, out)
 		case "post":
 			return postForever(ctx, args[1:], out)
+		case "peers":
+			return runVersus(ctx, args[1:], out)
 		}
 	}
 	s, err := parse(args)
@@ -90,7 +92,7 @@ func parse(args []string) (*settings, error) {
 	f.DurationVar(&s.settle, "settle", 10*time.Second, "rest before memory is read")
 	f.DurationVar(&s.limit, "limit", 20*time.Minute, "bound of the whole run")
 	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "Usage: go run ./bench [flags]\n\nScenarios:")
+		fmt.Fprintln(f.Output(), "Usage: go run ./bench [flags]\n       go run ./bench peers [flags]    measure brokers side by side\n\nScenarios:")
 		for _, sc := range scenarios {
 			fmt.Fprintf(f.Output(), "  %-10s %s\n", sc.name, sc.about)
 		}

@@ -43,17 +43,7 @@ func (b *bench) mosquitto(ctx context.Context) (*process, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	err = until(ctx, 5*time.Millisecond, func() (bool, error) {
-		select {
-		case <-p.exited:
-			return false, fmt.Errorf("mosquitto ended: %w\n%s", p.err, p.printed())
-		default:
-		}
-		if nc, err := net.Dial("tcp", address); err == nil {
-			return true, nc.Close()
-		}
-		return false, nil // not yet
-	})
+	err = answers(ctx, p, address)
 	if err != nil {
 		p.kill()
 		return nil, "", err

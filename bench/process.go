@@ -139,16 +139,16 @@ type server struct {
 	ready time.Duration // from its start until everything listened
 }
 
-// serve starts the binary on a data directory with default settings, on free
-// ports, and waits until it is ready.
-func (b *bench) serve(ctx context.Context, data string) (*server, error) {
+// serve starts the binary on a data directory with default settings but for
+// args, on free ports, and waits until it is ready.
+func (b *bench) serve(ctx context.Context, data string, args ...string) (*server, error) {
 	ready := data + ".ready"
 	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	const free = "127.0.0.1:0"
-	cmd := exec.Command(b.binary, "serve", "--data", data, "--ready-file", ready,
-		"--mqtt", free, "--mqtts", free, "--http", free, "--https", free)
+	cmd := exec.Command(b.binary, append([]string{"serve", "--data", data, "--ready-file", ready,
+		"--mqtt", free, "--mqtts", free, "--http", free, "--https", free}, args...)...)
 	began := time.Now()
 	p, err := start(cmd, data+".log")
 	if err != nil {

@@ -39,7 +39,7 @@ type run struct {
 // report whose Failures are not empty says that the broker did not keep what
 // MQTT promises. Run may be called concurrently.
 func Run(ctx context.Context, o Options) (*Report, error) {
-	if err := o.check(); err != nil {
+	if err := o.Check(); err != nil {
 		return nil, err
 	}
 	t, err := parseTarget(o.Target)

@@ -15,6 +15,13 @@ import (
 // hasLoop says whether this system has the event loop.
 const hasLoop = true
 
+// socket is what a loop keeps for a connection.
+type socket struct {
+	fd    int
+	index int32 // in the loop's connections
+	armed bool  // the loop waits until fd can be written
+}
+
 // loop serves plain TCP by one thread over epoll: it reads all that is ready,
 // handles it, and then writes once for each connection that was given
 // something. It allocates nothing once its buffers have grown.

@@ -11,9 +11,7 @@ import (
 
 // wire is what engines keep for a connection.
 type wire struct {
-	fd    int   // of the event loop
-	index int32 // in the loop's connections
-	armed bool  // the loop waits until fd can be written
+	socket // of the event loop
 
 	nc      net.Conn // of the portable engine
 	writing bool     // a goroutine is writing

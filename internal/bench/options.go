@@ -29,8 +29,7 @@ const (
 	Sleeping Scenario = "sleeping" // messages are stored for sessions that are offline
 )
 
-// Options say what to measure. The zero value of a field is its default, which
-// Run fills in.
+// Options say what to measure. The zero value of a field is its default.
 type Options struct {
 	Scenario Scenario
 	Target   string         // host:port, or a URL of mqtt, mqtts, ws or wss
@@ -78,8 +77,8 @@ type Options struct {
 // maxConnections bounds what one run opens.
 const maxConnections = 1_000_000
 
-// check fills in defaults and reports all mistakes.
-func (o *Options) check() error {
+// Check fills in defaults and reports all mistakes. Run calls it too.
+func (o *Options) Check() error {
 	var wrong []error
 	def(&o.Version, packet.V311)
 	def(&o.Loops, 1)
@@ -145,6 +144,9 @@ func (o *Options) check() error {
 	}
 	if o.Scenario == Sleeping && o.QoS == packet.QoS0 {
 		wrong = append(wrong, errors.New("messages of QoS 0 are not stored for sessions that are offline"))
+	}
+	if _, err := parseTarget(o.Target); err != nil {
+		wrong = append(wrong, err)
 	}
 	return errors.Join(wrong...)
 }

@@ -117,12 +117,11 @@ func (r *Report) span(a, b mark, count int64, threads int, known bool) {
 		r.PerSecond = float64(count) / d.Seconds()
 		r.GeneratorBusy = float64(b.own-a.own) / float64(d) / float64(threads)
 	}
-	each := func(cpu time.Duration) float64 {
-		if count == 0 {
-			return 0
-		}
-		return float64(cpu) / float64(time.Microsecond) / float64(count)
+	if count == 0 {
+		r.fail(true, "nothing arrived")
+		return
 	}
+	each := func(cpu time.Duration) float64 { return float64(cpu) / float64(time.Microsecond) / float64(count) }
 	r.GeneratorCPU = each(b.own - a.own)
 	if known {
 		cpu := each(b.broker - a.broker)

@@ -25,10 +25,11 @@ func raiseLimit(n int) error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
 		return fmt.Errorf("read the limit on open descriptors: %w", err)
 	}
-	if uint64(l.Cur) >= uint64(n) {
+	enough := func(limit int64) bool { return limit < 0 || limit >= int64(n) } // without a limit it is negative
+	if enough(int64(l.Cur)) {
 		return nil
 	}
-	if hard := uint64(l.Max); hard < uint64(n) {
+	if hard := int64(l.Max); !enough(hard) {
 		return fmt.Errorf("this run needs %d descriptors, and the hard limit is %d: raise it (ulimit -Hn) or ask for fewer connections", n, hard)
 	}
 	l.Cur = l.Max

@@ -216,7 +216,7 @@ func (r *run) wake(ctx context.Context) error {
 		sum.add(t.tally)
 		arrived += n
 		lost += r.perSession() - n
-		return errors.Join(err, c.disconnect())
+		return errors.Join(err, c.nc.SetDeadline(time.Now().Add(r.o.Timeout)), c.disconnect())
 	})
 	if err != nil {
 		return err
@@ -244,7 +244,7 @@ func (r *run) collect(c *client, t *tracker) (n int64, err error) {
 		if err != nil {
 			return n, fmt.Errorf("%s: %w", c.name, err)
 		}
-		id, ack := uint16(0), byte(firstPuback)
+		id, ack := uint16(0), firstPuback
 		switch packet.Type(first >> 4) {
 		case packet.PUBLISH:
 			var s stamp

@@ -27,7 +27,7 @@ type benchFlags struct {
 func newBench() *cobra.Command {
 	f := &benchFlags{}
 	cmd := &cobra.Command{
-		Use: "bench", Short: "Measure an MQTT broker under load", Args: cobra.NoArgs, GroupID: "run",
+		Use: "bench", Short: "Measure an MQTT broker under load", GroupID: "run",
 		Long: `Make load for any MQTT broker and measure what it costs. The broker is
 host:port or a URL (mqtt://, mqtts://, ws://, wss://); without one it is
 mqtt://127.0.0.1:1883.
@@ -52,6 +52,13 @@ as the hard limit allows.`,
   rollcall bench connect mqtts://127.0.0.1:8883 --cafile ca.pem --connections 5000
   rollcall bench idle --connections 10000
   rollcall bench sleeping --sessions 200 --messages 100 --wake`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("%s: there is no scenario %q", cmd.CommandPath(), args[0])
+			}
+			return cmd.Help()
+		},
 	}
 	p := cmd.PersistentFlags()
 	p.StringVar(&f.version, "mqtt", "3.1.1", "speak this `version` of MQTT: 3.1.1 or 5")
@@ -107,7 +114,7 @@ not resumed: each handshake is a full one. The first tenth is not measured.`, fu
 grew for each. The kernel's memory for sockets is not part of it.`, func(c *cobra.Command) {
 				c.Flags().Int("connections", 10_000, "`number` of connections")
 				c.Flags().Int("subscriptions", 0, "`number` of subscriptions of each connection")
-				c.Flags().Duration("settle", 5*time.Second, "rest before memory is read")
+				c.Flags().Duration("settle", 5*time.Second, "rest before memory is read (0: none)")
 			}),
 		f.scenario(bench.Sleeping, "Messages stored for sessions that are offline",
 			`Sessions subscribe with QoS 1 or 2 and go offline. Publishers then send messages
@@ -149,7 +156,6 @@ func (f *benchFlags) loop(c *cobra.Command) {
 	f.timed(c)
 	c.Flags().Int("inflight", 1, "`number` of messages in flight of each publisher")
 	c.Flags().Int("burst", 0, "publish bursts of this `number`, the next when all of the last have arrived")
-	c.MarkFlagsMutuallyExclusive("inflight", "burst")
 	c.Flags().Duration("patience", time.Second, "give a QoS 0 message up after this time")
 }
 
@@ -159,7 +165,7 @@ func (f *benchFlags) timed(c *cobra.Command) {
 	c.Flags().Int("size", 64, "`bytes` of payload, at least 16")
 	c.Flags().Duration("duration", 3*time.Second, "measure for this time")
 	c.Flags().Int64("messages", 0, "measure no more than about this `number` (0: no bound)")
-	c.Flags().Duration("warmup", 500*time.Millisecond, "load before the measurement begins (negative: none)")
+	c.Flags().Duration("warmup", 500*time.Millisecond, "load before the measurement begins (0: none)")
 }
 
 // payload adds the flags of messages where time is not a bound.
@@ -178,6 +184,9 @@ func (f *benchFlags) run(cmd *cobra.Command, s bench.Scenario, args []string) er
 	o, err := f.options(cmd, s, args)
 	if err != nil {
 		return err
+	}
+	if err := o.Check(); err != nil {
+		return usage{err}
 	}
 	report, err := bench.Run(cmd.Context(), o)
 	if err != nil {
@@ -231,17 +240,17 @@ func (f *benchFlags) options(cmd *cobra.Command, s bench.Scenario, args []string
 
 // own reads the flags of the scenario.
 func (f *benchFlags) own(cmd *cobra.Command, o *bench.Options) error {
-	var wrong error
 	fl := cmd.Flags()
+	var wrong []error
 	number := func(name string, into *int) {
 		if fl.Lookup(name) == nil {
 			return
 		}
 		n, err := fl.GetInt(name)
-		if err != nil {
-			wrong = err
-			return
+		if n == 0 && name != "qos" && name != "subscriptions" && fl.Changed(name) {
+			err = usagef("--%s: 0 is not positive", name) // and not the default
 		}
+		wrong = append(wrong, err)
 		*into = n
 	}
 	span := func(name string, into *time.Duration) {
@@ -249,11 +258,14 @@ func (f *benchFlags) own(cmd *cobra.Command, o *bench.Options) error {
 			return
 		}
 		d, err := fl.GetDuration(name)
-		if err != nil {
-			wrong = err
-			return
+		optional := name == "warmup" || name == "settle"
+		if d < 0 || d == 0 && !optional {
+			err = usagef("--%s: %v is not positive", name, d)
 		}
-		*into = d
+		if *into = d; d == 0 {
+			*into = -1 // none, and not the default
+		}
+		wrong = append(wrong, err)
 	}
 	qos := 0
 	number("qos", &qos)
@@ -263,9 +275,12 @@ func (f *benchFlags) own(cmd *cobra.Command, o *bench.Options) error {
 	o.QoS = packet.QoS(qos)
 	number("size", &o.Size)
 	number("inflight", &o.InFlight)
-	if burst := 0; fl.Changed("burst") {
-		number("burst", &burst)
-		o.InFlight, o.Burst = burst, true
+	if fl.Changed("burst") {
+		if fl.Changed("inflight") {
+			return usagef("--inflight and --burst exclude each other")
+		}
+		number("burst", &o.InFlight)
+		o.Burst = true
 	}
 	number("pairs", &o.Publishers)
 	number("publishers", &o.Publishers)
@@ -281,12 +296,19 @@ func (f *benchFlags) own(cmd *cobra.Command, o *bench.Options) error {
 	span("settle", &o.Settle)
 	span("patience", &o.Patience)
 	if fl.Lookup("messages") != nil {
-		o.Messages, wrong = fl.GetInt64("messages")
+		n, err := fl.GetInt64("messages")
+		if n == 0 && o.Scenario == bench.Sleeping {
+			err = usagef("--messages: 0 is not positive")
+		}
+		o.Messages = n
+		wrong = append(wrong, err)
 	}
 	if fl.Lookup("wake") != nil {
-		o.Wake, wrong = fl.GetBool("wake")
+		wake, err := fl.GetBool("wake")
+		o.Wake = wake
+		wrong = append(wrong, err)
 	}
-	return wrong
+	return errors.Join(wrong...)
 }
 
 // tls is the configuration for mqtts and wss. Sessions are not resumed.
