@@ -17,10 +17,12 @@
 // partitions and merged by commit index when it is read.
 //
 // State is named by realm, session name and epoch, the number of the Connected
-// that made it, which is never used again. Ending a session leaves its queue
-// behind and stages a tombstone. A background task deletes the queues of
-// tombstones that are older than the grace period, and a tombstone itself once
-// a look at all partitions finds nothing under its epoch any more. A
+// that made it, which is never used again. Ending a session deletes the state
+// and stages a tombstone, and leaves behind what has the epoch in its key:
+// subscriptions, identifiers and the queue. A background task deletes that for
+// tombstones that are older than the grace period, key by key, since ranges
+// deleted by the thousand slow all readers down, and a tombstone itself once a
+// look at all partitions finds nothing in the queue any more. A
 // publication that was routed before the end and committed after it is found
 // that way; only one that took longer than the grace period from being routed
 // to being submitted would stay behind.

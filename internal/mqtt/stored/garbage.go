@@ -40,6 +40,7 @@ func (t *tombstone) decode(value []byte) error {
 const (
 	garbagePage    = 500    // tombstones looked at from one view
 	garbageBacklog = 10_000 // keys that may wait to be deleted before more are looked for
+	garbagePoints  = 100    // keys beside the queue of one session that are deleted one by one
 )
 
 // collector deletes what ended sessions left. It is for one goroutine.
@@ -58,7 +59,8 @@ func newCollector(st *Store) *collector {
 func (c *collector) collect(ctx context.Context) error {
 	for p := range c.from {
 		from, clean := c.from[p], true
-		for ctx.Err() == nil {
+		for {
+			begun := c.st.clock.Now()
 			next, none, err := c.page(ctx, uint8(p), from)
 			if err != nil {
 				return fmt.Errorf("collect garbage: %w", err)
@@ -69,6 +71,10 @@ func (c *collector) collect(ctx context.Context) error {
 			from, clean = next, clean && none
 			if clean {
 				c.from[p] = from
+			}
+			// Others get half of the time.
+			if !c.st.wait(ctx, min(c.st.clock.Now().Sub(begun), time.Second)) {
+				return context.Cause(ctx)
 			}
 		}
 	}
@@ -128,12 +134,7 @@ func (c *collector) page(ctx context.Context, p uint8, from uint64) (next uint64
 // its state. It reports whether there was anything in the queues.
 func (c *collector) bury(ctx context.Context, snap store.Snapshot, b *store.Batch, p uint8, k SessionKey) (found bool, err error) {
 	for _, t := range []store.Table{store.TableFilter, store.TableInbound} {
-		prefix := epochKey(nil, p, t, k)
-		it := snap.Iter(prefix, store.PrefixEnd(prefix))
-		if it.Next() {
-			b.DeleteRange(prefix, store.PrefixEnd(prefix))
-		}
-		if err := errors.Join(it.Err(), it.Close()); err != nil {
+		if err := c.clear(snap, b, epochKey(nil, p, t, k)); err != nil {
 			return false, err
 		}
 	}
@@ -151,4 +152,19 @@ func (c *collector) bury(ctx context.Context, snap store.Snapshot, b *store.Batc
 		return n < garbageBacklog && ctx.Err() == nil && c.st.reap.backlog() < 2*garbageBacklog, nil
 	})
 	return found, err
+}
+
+// clear deletes the keys with a prefix that nothing writes to any more.
+func (c *collector) clear(snap store.Snapshot, b *store.Batch, prefix []byte) (err error) {
+	end := store.PrefixEnd(prefix)
+	it := snap.Iter(prefix, end)
+	defer func() { err = errors.Join(err, it.Err(), it.Close()) }()
+	for n := 0; it.Next(); n++ {
+		if n == garbagePoints {
+			b.DeleteRange(prefix, end)
+			return nil
+		}
+		b.Delete(it.Key())
+	}
+	return nil
 }

@@ -13,9 +13,9 @@ import (
 //
 //	state     P ‖ TableSessionState ‖ realm ‖ session → Session
 //	filter    P ‖ TableFilter ‖ realm ‖ session ‖ epoch(8) ‖ filter → options
-//	          Deleted by UNSUBSCRIBE and with the state.
+//	          Deleted by UNSUBSCRIBE, or as garbage.
 //	inbound   P ‖ TableInbound ‖ realm ‖ session ‖ epoch(8) ‖ packet id(2) → nothing
-//	          Deleted by PUBREL and with the state.
+//	          Deleted by PUBREL, or as garbage.
 //	will      P ‖ TableWill ‖ realm ‖ session → Will
 //	due       P ‖ TableDue ‖ time(8) ‖ kind(1) ‖ realm ‖ session → epoch
 //	          In the order of time over all realms, so that one seek finds the

@@ -29,23 +29,20 @@ type Page struct {
 // Pending returns the entries of a session's queue after a cursor, nil meaning
 // from the beginning, in the order of their commits: at least one if there is
 // one, then up to maxMessages of them and up to maxBytes of messages. What has
-// been settled is left out. It reads the store, at the cost of one seek per
+// been settled is left out. A first page without More is all that there is, so
+// that Count need not be asked as well. It reads the store, at the cost of one seek per
 // partition, and should not be called from an event loop.
 func (st *Store) Pending(k SessionKey, after *Cursor, maxMessages, maxBytes int) (Page, error) {
 	defer st.reap.enter()()
 	snap := st.engine.Snapshot()
 	defer snap.Close()
 	page := Page{Index: snap.Index()}
-	if after == nil {
-		if err := st.settleReplaced(snap, k); err != nil {
-			return page, fmt.Errorf("read a queue: %w", err)
-		}
-	} else {
+	if after != nil {
 		page.Cursor = *after
 	}
 	var r entryReader
 	size := 0
-	err := st.walk(snap, k, after, func(p uint8, seq sequence, value []byte) (bool, error) {
+	err := st.settledWalk(snap, k, after, func(p uint8, seq sequence, value []byte) (bool, error) {
 		if st.reap.isDying(seq) {
 			return true, nil
 		}
@@ -100,10 +97,7 @@ func (st *Store) Count(k SessionKey) (messages int, size int64, ids []uint16, er
 	defer st.reap.enter()()
 	snap := st.engine.Snapshot()
 	defer snap.Close()
-	if err := st.settleReplaced(snap, k); err != nil {
-		return 0, 0, nil, fmt.Errorf("count a queue: %w", err)
-	}
-	err = st.walk(snap, k, nil, func(_ uint8, seq sequence, value []byte) (bool, error) {
+	err = st.settledWalk(snap, k, nil, func(_ uint8, seq sequence, value []byte) (bool, error) {
 		if st.reap.isDying(seq) {
 			return true, nil
 		}
@@ -123,6 +117,29 @@ func (st *Store) Count(k SessionKey) (messages int, size int64, ids []uint16, er
 		return 0, 0, nil, fmt.Errorf("count a queue: %w", err)
 	}
 	return messages, size, ids, nil
+}
+
+// visit is given the entries of a queue in order, until it returns false. What
+// it is given is valid until it returns.
+type visit func(p uint8, seq sequence, value []byte) (more bool, err error)
+
+// settledWalk is walk for those who must not see entries of earlier runs that
+// others have replaced.
+func (st *Store) settledWalk(snap store.Snapshot, k SessionKey, after *Cursor, f visit) (err error) {
+	heads, err := st.heads(snap, k, after)
+	defer func() { err = errors.Join(err, closeHeads(heads)) }()
+	if err != nil {
+		return err
+	}
+	for i := range heads {
+		if after == nil && heads[i].seq.index <= st.refs.start {
+			if err := st.settleReplaced(snap, k); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	return merge(heads, f)
 }
 
 // settleReplaced settles entries of earlier runs whose packet identifiers
@@ -153,25 +170,25 @@ func (st *Store) settleReplaced(snap store.Snapshot, k SessionKey) error {
 	})
 }
 
+// walk visits the entries of a session's queue after a cursor.
+func (st *Store) walk(snap store.Snapshot, k SessionKey, after *Cursor, f visit) (err error) {
+	heads, err := st.heads(snap, k, after)
+	defer func() { err = errors.Join(err, closeHeads(heads)) }()
+	if err != nil {
+		return err
+	}
+	return merge(heads, f)
+}
+
 // head is the next entry of a session's queue in one partition.
 type head struct {
 	it        store.Iterator
 	partition uint8
-	seq       sequence
+	seq       sequence // index 0: there is none
 }
 
-// walk calls f for the entries of a session's queue after a cursor, in order,
-// until it returns false. What f is given is valid until it returns.
-func (st *Store) walk(snap store.Snapshot, k SessionKey, after *Cursor, f func(p uint8, seq sequence, value []byte) (bool, error)) (err error) {
-	var heads []head
-	defer func() {
-		for i := range heads {
-			err = errors.Join(err, heads[i].it.Err(), heads[i].it.Close())
-		}
-	}()
-	if heads, err = st.heads(snap, k, after); err != nil {
-		return err
-	}
+// merge visits what heads lead to in the order of commits.
+func merge(heads []head, f visit) error {
 	for {
 		first := -1
 		for i := range heads {
@@ -190,7 +207,14 @@ func (st *Store) walk(snap store.Snapshot, k SessionKey, after *Cursor, f func(p
 	}
 }
 
-// next takes in where the iterator stands; seq.index 0 is the end.
+func closeHeads(heads []head) (err error) {
+	for i := range heads {
+		err = errors.Join(err, heads[i].it.Err(), heads[i].it.Close())
+	}
+	return err
+}
+
+// next takes in where the iterator stands.
 func (h *head) next(ok bool) {
 	h.seq = sequence{}
 	if ok {

@@ -58,9 +58,11 @@ func (st *Store) Inbound(k SessionKey) (ids []uint16, err error) {
 
 // Move makes an entry e of from, as Pending returned it, an entry of another
 // session of the same realm: a message of a shared subscription that its first
-// receiver did not take. It becomes the newest of that session's queue. Done
-// is called like that of Add, for one target; with an error, also ErrSettled,
-// the entry stays what it was.
+// receiver did not take. It becomes the newest of that session's queue. If from
+// ends, its entries can be moved until the grace period has passed, unless a
+// crash comes first; before the end is staged, in any case. Done is called like
+// that of Add, for one target; with an error, also ErrSettled, the entry stays
+// what it was.
 func (st *Store) Move(from SessionKey, e *Entry, to *Target, done func(Receipt, error)) {
 	b := store.NewBatch(store.Normal)
 	refuse := func(err error) {

@@ -50,17 +50,14 @@ func (st *Store) StageSession(b *store.Batch, old *Session, s *Session) {
 }
 
 // StageEnd adds to b, a batch in the partition of the session's name, that the
-// state s, as it is stored, exists no more, with its subscriptions, its inbound
-// packet identifiers and, in time, its queue. A Will stays.
+// state s, as it is stored, exists no more. Its subscriptions, inbound packet
+// identifiers and queue are out of reach with it, and deleted once the grace
+// period has passed. A Will stays.
 func (st *Store) StageEnd(b *store.Batch, s *Session) {
-	p, k := st.Partition(s.Realm, s.Name), s.Key()
+	p := st.Partition(s.Realm, s.Name)
 	st.unstageDue(b, p, s)
 	b.Delete(nameKey(nil, p, store.TableSessionState, s.Realm, s.Name))
-	for _, t := range []store.Table{store.TableFilter, store.TableInbound} {
-		prefix := epochKey(nil, p, t, k)
-		b.DeleteRange(prefix, store.PrefixEnd(prefix))
-	}
-	b.PutSequenced(garbagePrefix(p), tombstone{k, st.clock.Now()}.append(nil))
+	b.PutSequenced(garbagePrefix(p), tombstone{s.Key(), st.clock.Now()}.append(nil))
 }
 
 func (st *Store) unstageDue(b *store.Batch, p uint8, s *Session) {
