@@ -65,7 +65,7 @@ func startMosquitto(ctx context.Context, v *versus, data, transport string) (*pr
 	}
 	// As root it would become another user, who may not read the key. Limits
 	// of 0 are none.
-	text := fmt.Sprintf("user root\nallow_anonymous true\npersistence false\nlog_type none\nset_tcp_nodelay true\nmax_inflight_messages 0\nmax_queued_messages 0\nlistener %s 127.0.0.1\n", port)
+	text := fmt.Sprintf("user root\nallow_anonymous true\npersistence false\nlog_type error\nset_tcp_nodelay true\nmax_inflight_messages 0\nmax_queued_messages 0\nlistener %s 127.0.0.1\n", port)
 	switch transport {
 	case "tls":
 		text += fmt.Sprintf("certfile %s\nkeyfile %s\n", v.cert, v.key)
@@ -96,7 +96,8 @@ func startNATS(ctx context.Context, v *versus, data, transport string) (*process
 	if transport == "tls" {
 		security = fmt.Sprintf("tls { cert_file: %q, key_file: %q }", v.cert, v.key)
 	}
-	text += fmt.Sprintf("listen: \"127.0.0.1:-1\"\nserver_name: bench\nmax_connections: 1000000\njetstream { store_dir: %q }\nmqtt { listen: %q, max_ack_pending: 65535, %s }\n", data, mqtt, security)
+	// A session's subscriptions and its PUBREL share 65,535 that are in flight.
+	text += fmt.Sprintf("listen: \"127.0.0.1:-1\"\nserver_name: bench\nmax_connections: 1000000\njetstream { store_dir: %q }\nmqtt { listen: %q, max_ack_pending: 16384, %s }\n", data, mqtt, security)
 	conf := data + ".nats.conf"
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		return nil, "", err

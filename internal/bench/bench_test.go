@@ -146,10 +146,11 @@ func TestFaultsAreFound(t *testing.T) {
 		{"nothing arrives", func(b *fake) { b.lose = 1 }, nil, "nothing arrived"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			b := startFake(t, c.edit)
 			o := small(bench.Pairs, b.addr)
 			o.QoS, o.Publishers, o.InFlight, o.Wake = packet.QoS1, 1, 8, true
-			o.Timeout, o.Duration = 300*time.Millisecond, 200*time.Millisecond
+			o.Timeout, o.Duration = 3*time.Second, 200*time.Millisecond
 			if c.set != nil {
 				c.set(&o)
 			}

@@ -56,9 +56,11 @@ func (r *run) drive(ctx context.Context) (a, b mark, err error) {
 	if a, err = r.mark(); err != nil {
 		return a, b, err
 	}
-	if err = wait(ctx, failed, r.o.Duration, func() bool {
-		return r.o.Messages > 0 && r.total()-a.delivered >= r.o.Messages
-	}); err != nil {
+	var enough func() bool
+	if r.o.Messages > 0 {
+		enough = func() bool { return r.total()-a.delivered >= r.o.Messages }
+	}
+	if err = wait(ctx, failed, r.o.Duration, enough); err != nil {
 		return a, b, err
 	}
 	for _, s := range r.shards {
@@ -87,12 +89,16 @@ func (r *run) quiet() bool {
 	return true
 }
 
-// wait waits for d, until done says so, or for a failure.
+// wait waits for d, until done, if there is one, says so, or for a failure.
 func wait(ctx context.Context, failed <-chan error, d time.Duration, done func() bool) error {
 	end := time.NewTimer(d)
 	defer end.Stop()
-	look := time.NewTicker(2 * time.Millisecond)
-	defer look.Stop()
+	var look <-chan time.Time
+	if done != nil {
+		t := time.NewTicker(2 * time.Millisecond)
+		defer t.Stop()
+		look = t.C
+	}
 	for {
 		select {
 		case <-end.C:
@@ -101,8 +107,8 @@ func wait(ctx context.Context, failed <-chan error, d time.Duration, done func()
 			return err
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-look.C:
-			if done != nil && done() {
+		case <-look:
+			if done() {
 				return nil
 			}
 		}
@@ -135,6 +141,9 @@ func (r *run) judge() {
 	}
 	if first := r.shards[0]; first.latency != nil {
 		r.report.Times, r.report.Lateness = first.latency.distribution(), first.late.distribution()
+		if late := r.report.Lateness.P99; late > r.report.Times.P99/2 {
+			r.report.Warnings = append(r.report.Warnings, fmt.Sprintf("the generator itself was late (p99 %s µs): the machine is busy, and the latency an upper bound", figure(late)))
+		}
 	}
 	r.report.Lost, r.report.Duplicates, r.report.Reordered = lost, sum.duplicates, sum.reordered
 	r.report.fail(refused > 0, "%d messages were refused (%s)", refused, code)

@@ -15,9 +15,10 @@ import (
 // hasLoop says whether this system has the event loop.
 const hasLoop = true
 
-// socket is what a loop keeps for a connection.
-type socket struct {
-	fd    int
+// wire is what engines keep for a connection.
+type wire struct {
+	stream
+	fd    int   // of the event loop
 	index int32 // in the loop's connections
 	armed bool  // the loop waits until fd can be written
 }

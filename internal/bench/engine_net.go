@@ -9,13 +9,11 @@ import (
 	"time"
 )
 
-// wire is what engines keep for a connection.
-type wire struct {
-	socket // of the event loop
-
-	nc      net.Conn // of the portable engine
-	writing bool     // a goroutine is writing
-	spare   []byte   // the buffer that is not being written
+// stream is what the portable engine keeps for a connection.
+type stream struct {
+	nc      net.Conn
+	writing bool   // a goroutine is writing
+	spare   []byte // the buffer that is not being written
 }
 
 // portable serves any net.Conn: a goroutine reads each connection, and another

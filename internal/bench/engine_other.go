@@ -7,7 +7,7 @@ import "errors"
 // hasLoop says whether this system has the event loop.
 const hasLoop = false
 
-// socket is what a loop keeps for a connection.
-type socket struct{}
+// wire is what engines keep for a connection.
+type wire struct{ stream }
 
 func newLoop(*shard) (engine, error) { return nil, errors.ErrUnsupported }

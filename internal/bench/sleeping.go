@@ -244,7 +244,8 @@ func (r *run) collect(c *client, t *tracker) (n int64, err error) {
 		if err != nil {
 			return n, fmt.Errorf("%s: %w", c.name, err)
 		}
-		id, ack := uint16(0), firstPuback
+		var id uint16
+		ack := firstPuback
 		switch packet.Type(first >> 4) {
 		case packet.PUBLISH:
 			var s stamp
