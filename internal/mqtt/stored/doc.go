@@ -28,7 +28,8 @@
 // to being submitted would stay behind.
 //
 // Which entries still refer to a message record is known in memory, exactly and
-// by entry, not as a number: settling an entry twice is settling it once. For
+// by entry, not as a number: settling an entry twice is settling it once. It takes
+// about 60 bytes for each message of several targets that is stored. For
 // messages of earlier runs of the process it is found out by one walk over the
 // queues after the start, at the price of reading them once; a list of targets
 // in each record would have to be written with every message and asked for key

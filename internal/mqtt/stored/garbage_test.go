@@ -238,5 +238,6 @@ func TestManyTargets(t *testing.T) {
 	for i := range ts {
 		st.Settle(key(ts[i].Session), outcomes[1].receipt.Target(i))
 	}
+	eventually(t, "settled entries are deleted", func() bool { return st.Backlog() == 0 })
 	eventually(t, "only the others are stored", func() bool { return keys(t, e, store.TableQueue, store.TableMessage) == 2 })
 }

@@ -309,12 +309,15 @@ func (w *world) move(s *modelSession, at int) {
 // P2: whatever happens in whatever order, also when the power fails, what was
 // acknowledged is there, and nothing else is left in the end.
 func TestAgainstModel(t *testing.T) {
-	seed, steps := uint64(time.Now().UnixNano()), 1500
-	if s := os.Getenv("ROLLCALL_STORED_SEED"); s != "" {
-		var err error
-		seed, err = strconv.ParseUint(s, 10, 64)
-		must(t, "ROLLCALL_STORED_SEED", err)
+	number := func(name string, n uint64) uint64 {
+		if s := os.Getenv(name); s != "" {
+			var err error
+			n, err = strconv.ParseUint(s, 10, 64)
+			must(t, name, err)
+		}
+		return n
 	}
+	seed, steps := number("ROLLCALL_STORED_SEED", uint64(time.Now().UnixNano())), number("ROLLCALL_STORED_STEPS", 600)
 	t.Logf("seed %d", seed)
 	w := &world{t: t, random: rand.New(rand.NewPCG(seed, 1)), fs: vfs.NewCrashableMem(), sessions: make(map[string]*modelSession)}
 	w.open()

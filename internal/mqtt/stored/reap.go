@@ -59,6 +59,9 @@ func newReaper(st *Store) *reaper {
 // background, within about 50 ms, while Run runs; it is gone for readers at
 // once. Settling an entry again does nothing. It does not block.
 func (st *Store) Settle(k SessionKey, ref Ref) {
+	if ref.Index == 0 {
+		return // of nothing
+	}
 	r := st.reap
 	r.mu.Lock()
 	seq := ref.sequence()

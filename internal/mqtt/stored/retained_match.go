@@ -85,11 +85,12 @@ func (r *retained) loadPartition(snap store.Snapshot, p uint8) (err error) {
 	defer func() { err = errors.Join(err, it.Err(), it.Close()) }()
 	realm := ""
 	for it.Next() {
-		key, ok := it.Key()[2:], false
-		if realm, key, ok = takeRealm(key, realm); !ok {
+		name, rest, ok := takeRealm(it.Key()[2:], realm)
+		if !ok {
 			return errRecord
 		}
-		topic, rest, ok := takeName(key)
+		realm = name
+		topic, rest, ok := takeName(rest)
 		if !ok || len(rest) != 0 {
 			return errRecord
 		}
