@@ -28,6 +28,7 @@ import (
 	"rollcall/internal/httpd"
 	"rollcall/internal/mqtt/broker"
 	"rollcall/internal/mqtt/listen"
+	"rollcall/internal/mqtt/stored"
 	"rollcall/internal/pki"
 	"rollcall/internal/presence"
 	"rollcall/internal/registry"
@@ -55,6 +56,7 @@ type Server struct {
 	caPEM      []byte
 	engine     *pebble.Engine
 	ledger     *presence.Ledger
+	stored     *stored.Store
 	dispatcher *delivery.Dispatcher
 	webhooks   *webhook.Client
 	grid       *grid.Grid
@@ -265,18 +267,32 @@ func (s *Server) openClients(ctx context.Context) (err error) {
 	s.ledger, err = presence.Open(ctx, presence.Options{
 		Engine: s.engine, Node: s.cfg.Node, Stager: transitions{ev}, Clock: s.clock, Log: s.log,
 		Retention: presence.Retention{Age: s.cfg.Ledger.Age, Bytes: s.cfg.Ledger.Bytes},
+		Crashed: func(b *store.Batch, _ uint8, t *presence.Transition) {
+			s.broker.Crashed(b, t.Realm, t.Session, t.Time)
+		},
 	})
 	if err != nil {
 		return err
+	}
+	retained := s.cfg.MQTT.Retained
+	s.stored, err = stored.Open(stored.Options{Engine: s.engine, Clock: s.clock, Log: s.log,
+		Retained: stored.RetainedLimits{Messages: retained.Messages, Bytes: retained.Bytes, MessageBytes: retained.MessageBytes},
+	})
+	if err != nil {
+		return fmt.Errorf("open stored MQTT state: %w", err)
 	}
 	if err := s.openRegistry(ctx, ev); err != nil {
 		return fmt.Errorf("open the registry: %w", err)
 	}
 	s.broker, err = broker.New(broker.Options{
 		Gatekeeper: gatekeeper{s.registry}, Presence: ledger{s.ledger}, Session: sessionConfig(s.cfg),
+		Store: s.stored, Partitions: s.engine.Partitions(), Loops: s.cfg.MQTT.Loops,
 		Clock: s.clock, Log: s.log, WriteTimeout: s.cfg.MQTT.WriteTimeout, OutputBytes: s.cfg.MQTT.OutputBytes,
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.broker.Load(); err != nil {
 		return err
 	}
 	s.registry.OnChange(func() { s.broker.Reconsider() })
@@ -316,7 +332,7 @@ func (s *Server) openMetrics() error {
 	var errs []error
 	for _, r := range []interface {
 		Register(prometheus.Registerer) error
-	}{s.ledger, s.broker, s.accept, s.registry, s.http} {
+	}{s.ledger, s.stored, s.broker, s.accept, s.registry, s.http} {
 		errs = append(errs, r.Register(s.metrics))
 	}
 	for _, c := range []prometheus.Collector{

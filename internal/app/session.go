@@ -1,6 +1,8 @@
 package app
 
 import (
+	"time"
+
 	"rollcall/internal/config"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
@@ -12,7 +14,9 @@ import (
 func sessionConfig(c config.Config) session.Config {
 	m := c.MQTT
 	s := session.Config{
-		ConnectTimeout: m.ConnectTimeout, MaximumQoS: packet.QoS1,
+		ConnectTimeout: m.ConnectTimeout, MaximumQoS: packet.QoS2,
+		RetainAvailable: true, SharedAvailable: true, SubscriptionIDAvailable: true,
+		ServerAliasMaximum: uint16(m.ServerAliases), MaxSessionExpiry: uint32(m.MaxSessionExpiry / time.Second), MaxWillDelay: uint32(m.MaxWillDelay / time.Second),
 		ReceiveMaximum: uint16(m.ReceiveMaximum), MaximumPacketSize: uint32(m.MaxPacketSize),
 		TopicAliasMaximum: uint16(m.TopicAliases), MaximumKeepAlive: uint16(m.MaxKeepAlive),
 		Topics:      topic.Limits{MaxBytes: m.MaxTopicBytes, MaxLevels: m.MaxTopicLevels},
@@ -20,6 +24,8 @@ func sessionConfig(c config.Config) session.Config {
 		MaxInflight: uint16(m.MaxInflight), QueueMessages: m.QueueMessages, QueueBytes: m.QueueBytes,
 	}
 	if c.Profile == config.Azure {
+		s.MaximumQoS = packet.QoS1
+		s.SharedAvailable, s.SubscriptionIDAvailable = false, false
 		s.MaxFilters = 10
 		s.MaxFieldBytes = 256
 		s.MaxUserBytes = 32 << 10

@@ -178,7 +178,7 @@ func (f *fixture) end(session, why string) bool {
 	if h == nil {
 		return false
 	}
-	h.Release(disconnect.ServerInitiatedDisconnect, disconnect.Evidence{Kind: disconnect.Operator, Detail: "ended by an operator"})
+	h.Release(disconnect.ServerInitiatedDisconnect, disconnect.Evidence{Kind: disconnect.Operator, Detail: "ended by an operator"}, nil)
 	<-h.Released()
 	return true
 }
@@ -213,7 +213,7 @@ func (f *fixture) leave(session string) {
 	delete(f.holds, session)
 	f.mu.Unlock()
 	h.Release(disconnect.ClientInitiatedDisconnect,
-		disconnect.Evidence{Kind: disconnect.Packet, Packet: "DISCONNECT", HasCode: true, Detail: "the client disconnected"})
+		disconnect.Evidence{Kind: disconnect.Packet, Packet: "DISCONNECT", HasCode: true, Detail: "the client disconnected"}, nil)
 	<-h.Released()
 }
 

@@ -31,6 +31,7 @@ type run struct {
 	report *Report
 	dialed atomic.Int64
 
+	threads int // that may make load
 	shards  []*shard
 	engines []engine
 }
@@ -50,13 +51,13 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.User != "" {
 		r.user = packet.Some(o.User)
 	}
+	r.report = newReport(&r.o, t)
 	if err := r.findBroker(); err != nil {
 		return nil, err
 	}
 	if err := raiseLimit(r.descriptors()); err != nil {
 		return nil, err
 	}
-	r.report = newReport(&r.o, t)
 	switch o.Scenario {
 	case Connect:
 		err = r.storm(ctx)
@@ -99,13 +100,14 @@ func (r *run) say(format string, args ...any) {
 	fmt.Fprintf(r.o.Progress, format+"\n", args...)
 }
 
-// findBroker finds the broker's process.
+// findBroker finds the broker's process. A process that is not found by its
+// port is a warning, because the broker may be on another machine.
 func (r *run) findBroker() error {
 	pid := r.o.PID
 	if pid == 0 && r.o.FindPID {
 		var err error
 		if pid, err = listenerOf(r.target.address); err != nil {
-			r.say("the broker's CPU and memory are not measured: %v", err)
+			r.report.Warnings = append(r.report.Warnings, fmt.Sprintf("the broker's CPU and memory were not measured: %v", err))
 			return nil
 		}
 	}

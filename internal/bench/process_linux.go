@@ -85,7 +85,7 @@ func listenerOf(address string) (int, error) {
 		return 0, err
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return 0, errors.New("the broker is not on loopback; name its process")
+		return 0, errors.New("its address is not of loopback")
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {

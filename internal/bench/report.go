@@ -127,7 +127,7 @@ func (r *Report) span(a, b mark, count int64, threads int, known bool) {
 		cpu := each(b.broker - a.broker)
 		cores := float64(b.broker-a.broker) / float64(max(d, 1))
 		r.BrokerCPU, r.BrokerCores = &cpu, &cores
-		if used := b.broker - a.broker; used < coarse && r.Scenario != Idle {
+		if used := b.broker - a.broker; used < coarse && r.Scenario != Idle && r.Scenario != Latency {
 			r.Warnings = append(r.Warnings, fmt.Sprintf("the broker used only %v of CPU, which is counted in steps of 10 ms: measure for longer", used))
 		}
 	}

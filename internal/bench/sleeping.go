@@ -44,7 +44,7 @@ func (r *run) sleep(ctx context.Context) (err error) {
 	}
 	r.report.Connections = len(r.shards[0].conns)
 	r.report.Sessions = r.o.Sessions
-	r.report.span(a, b, b.delivered-a.delivered, 1, r.broker != nil)
+	r.report.span(a, b, b.delivered-a.delivered, r.threads, r.broker != nil)
 	r.report.bottleneck()
 	if err := r.memory(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -35,7 +36,7 @@ func (r *run) traffic(ctx context.Context) (err error) {
 		return err
 	}
 	r.report.Connections = count(plans)
-	r.report.span(a, b, b.delivered-a.delivered, len(r.shards), r.broker != nil)
+	r.report.span(a, b, b.delivered-a.delivered, r.threads, r.broker != nil)
 	if r.o.Scenario != Latency {
 		r.report.bottleneck()
 	}
@@ -101,10 +102,14 @@ func (r *run) openShards() error {
 		n = 1
 	}
 	n = min(n, r.o.Publishers)
+	loops := r.target.transport() == "tcp" && hasLoop && !r.o.Portable
+	if r.threads = n; !loops {
+		r.threads = runtime.GOMAXPROCS(0) // as many as goroutines may use
+	}
 	for range n {
 		s := newShard(r.base)
 		var e engine = newPortable(s)
-		if r.target.transport() == "tcp" && hasLoop && !r.o.Portable {
+		if loops {
 			var err error
 			if e, err = newLoop(s); err != nil {
 				r.closeEngines()

@@ -106,15 +106,27 @@ type MQTT struct {
 	MaxPacketSize    int           `yaml:"maxPacketSize"`    // bytes; default 1 MiB; azure: 524,288
 	MaxKeepAlive     int           `yaml:"maxKeepAlive"`     // seconds; 0: as clients ask; azure: 1160
 	ReceiveMaximum   int           `yaml:"receiveMaximum"`   // default 1000
-	TopicAliases     int           `yaml:"topicAliases"`     // default 10
+	TopicAliases     int           `yaml:"topicAliases"`     // that a client may set; default 10
+	ServerAliases    int           `yaml:"serverAliases"`    // that are set for a client which accepts some; default 10; azure: 0
+	MaxSessionExpiry time.Duration `yaml:"maxSessionExpiry"` // whole seconds; 0: no bound; azure: 1h, at most 8h
+	MaxWillDelay     time.Duration `yaml:"maxWillDelay"`     // whole seconds; 0: no bound; azure: 5m
+	Loops            int           `yaml:"loops"`            // event loops for plain TCP, on Linux; 0: one per core; -1: none
 	MaxClientID      int           `yaml:"maxClientId"`      // bytes; default 512; azure: 128
 	MaxTopicBytes    int           `yaml:"maxTopicBytes"`    // 0: 65,535; azure: 256
 	MaxTopicLevels   int           `yaml:"maxTopicLevels"`   // default 128; azure: 15
 	MaxSubscriptions int           `yaml:"maxSubscriptions"` // of one session; default 10,000; 0: no bound; azure: 50
 	MaxInflight      int           `yaml:"maxInflight"`      // unacknowledged messages to one client; default 100
-	QueueMessages    int           `yaml:"queueMessages"`    // waiting for one client; default 1000; azure: 100
+	QueueMessages    int           `yaml:"queueMessages"`    // waiting for one client, 1 to 65,000; default 1000; azure: 100
 	QueueBytes       int           `yaml:"queueBytes"`       // default 8 MiB; azure: 1 MiB
 	OutputBytes      int           `yaml:"outputBytes"`      // unsent bytes before a client counts as slow; default 1 MiB
+	Retained         Retained      `yaml:"retained"`
+}
+
+// Retained bounds the retained messages of a namespace.
+type Retained struct {
+	Messages     int   `yaml:"messages"`     // default 1,000,000; azure: 10,000
+	Bytes        int64 `yaml:"bytes"`        // of topics and payloads; default 1 GiB; azure: 640 MiB
+	MessageBytes int   `yaml:"messageBytes"` // topic and payload of one; default 8 MiB; azure: 65,536
 }
 
 // Ledger is how long history is kept.
@@ -166,8 +178,9 @@ func Default(p Profile) Config {
 		Resource: Resource{Subscription: zeros, Group: "rollcall", Namespace: "default", Location: "local"},
 		MQTT: MQTT{
 			MaxConnections: 100_000, ConnectTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-			MaxPacketSize: 1 << 20, ReceiveMaximum: 1000, TopicAliases: 10, MaxClientID: 512, MaxTopicLevels: 128, MaxSubscriptions: 10_000,
+			MaxPacketSize: 1 << 20, ReceiveMaximum: 1000, TopicAliases: 10, ServerAliases: 10, MaxClientID: 512, MaxTopicLevels: 128, MaxSubscriptions: 10_000,
 			MaxInflight: 100, QueueMessages: 1000, QueueBytes: 8 << 20, OutputBytes: 1 << 20,
+			Retained: Retained{Messages: 1_000_000, Bytes: 1 << 30, MessageBytes: 8 << 20},
 		},
 		Ledger:          Ledger{Age: 30 * 24 * time.Hour, Bytes: 1 << 30},
 		Delivery:        delivery.DefaultSettings(),
@@ -182,6 +195,8 @@ func Default(p Profile) Config {
 		c.MQTT.MaxPacketSize, c.MQTT.MaxKeepAlive, c.MQTT.MaxClientID = 512<<10, 1160, 128
 		c.MQTT.MaxTopicBytes, c.MQTT.MaxTopicLevels, c.MQTT.MaxSubscriptions = 256, 15, 50
 		c.MQTT.QueueMessages, c.MQTT.QueueBytes = 100, 1<<20
+		c.MQTT.ServerAliases, c.MQTT.MaxSessionExpiry, c.MQTT.MaxWillDelay = 0, time.Hour, 5*time.Minute
+		c.MQTT.Retained = Retained{Messages: 10_000, Bytes: 640 << 20, MessageBytes: 64 << 10}
 	}
 	return c
 }
@@ -348,9 +363,23 @@ func (v *validation) mqtt() {
 	v.count("mqtt.maxTopicLevels", m.MaxTopicLevels, 1, 65536)
 	v.count("mqtt.maxSubscriptions", m.MaxSubscriptions, 0, 1_000_000)
 	v.count("mqtt.maxInflight", m.MaxInflight, 1, 65535)
-	v.count("mqtt.queueMessages", m.QueueMessages, 1, 10_000_000)
+	v.count("mqtt.queueMessages", m.QueueMessages, 1, 65_000)
 	v.count("mqtt.queueBytes", m.QueueBytes, 1<<10, 1<<32)
 	v.count("mqtt.outputBytes", m.OutputBytes, 4<<10, 1<<30)
+	v.count("mqtt.serverAliases", m.ServerAliases, 0, 65535)
+	v.count("mqtt.loops", m.Loops, -1, 1024)
+	v.count("mqtt.retained.messages", m.Retained.Messages, 1, 100_000_000)
+	v.count("mqtt.retained.bytes", int(m.Retained.Bytes), 1<<10, 1<<46)
+	v.count("mqtt.retained.messageBytes", m.Retained.MessageBytes, 1<<10, 11<<20)
+	longest := time.Duration(1<<32-2) * time.Second
+	if v.c.Profile == Azure {
+		longest = 8 * time.Hour
+		v.check(m.MaxSessionExpiry > 0, "mqtt.maxSessionExpiry", "profile azure needs a bound")
+	}
+	v.span("mqtt.maxSessionExpiry", m.MaxSessionExpiry, 0, longest)
+	v.span("mqtt.maxWillDelay", m.MaxWillDelay, 0, time.Duration(1<<32-2)*time.Second)
+	v.check(m.MaxSessionExpiry%time.Second == 0, "mqtt.maxSessionExpiry", "%v is not a number of whole seconds", m.MaxSessionExpiry)
+	v.check(m.MaxWillDelay%time.Second == 0, "mqtt.maxWillDelay", "%v is not a number of whole seconds", m.MaxWillDelay)
 }
 
 // The store allocates a log of 8.8 MiB ahead whenever it begins one, full disk

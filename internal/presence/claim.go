@@ -17,6 +17,7 @@ type Claim struct {
 	Owner   string // authentication name; compared ignoring case
 	Origin  Origin
 	Conn    Connection
+	Stage   Stage // of the Connected; nil: none
 }
 
 type claim struct {
@@ -88,13 +89,14 @@ func (l *Ledger) claimTransitions(s *seat, c *claim) []Transition {
 		} else {
 			end.Reason = disconnect.ServerError
 			end.Evidence = crashEvidence(s.state.Holder, l.self)
+			end.stage = l.crashed
 		}
 		ts = append(ts, end)
 		at = at.Add(100 * time.Nanosecond)
 	}
 	return append(ts, Transition{
 		Realm: s.name.realm, Session: s.name.session, Number: s.state.Number + 1, Kind: Connected,
-		Time: at, EventID: l.newID(), Owner: c.Owner, Origin: c.Origin, Holder: l.self,
+		Time: at, EventID: l.newID(), Owner: c.Owner, Origin: c.Origin, Holder: l.self, stage: c.Stage,
 	})
 }
 

@@ -57,6 +57,9 @@ func (l *Ledger) compose(s *seat, b *store.Batch, ts []Transition) []func(store.
 		if l.stager != nil {
 			hooks = append(hooks, l.stager.Stage(b, p, t))
 		}
+		if t.stage != nil {
+			t.stage(b, p, t)
+		}
 		state.follow(t)
 	}
 	b.Put(key, state.encode())

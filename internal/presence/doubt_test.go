@@ -93,7 +93,7 @@ func TestP1UnsureReleaseEndsOnce(t *testing.T) {
 			}
 			h := mustClaim(t, l, "s", new(link))
 			e.set(1, true)
-			h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport})
+			h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport}, nil)
 			time.Sleep(away) // virtual
 			e.set(0, false)
 			<-h.Released()
@@ -143,7 +143,7 @@ func TestDrainWaitsForClaims(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			h.Release(disconnect.ServerInitiatedDisconnect, disconnect.Evidence{Kind: disconnect.Operator})
+			h.Release(disconnect.ServerInitiatedDisconnect, disconnect.Evidence{Kind: disconnect.Operator}, nil)
 		})
 		if err := l.Drain(t.Context()); err != nil {
 			t.Error(err)

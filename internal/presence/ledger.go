@@ -58,6 +58,11 @@ type Stager interface {
 	Stage(b *store.Batch, partition uint8, t *Transition) (done func(store.Result))
 }
 
+// Stage adds to the batch of a transition what else is to change with it, in
+// keys of the same partition. It may be called again with another batch, if the
+// first conflicted, and must not block.
+type Stage func(b *store.Batch, partition uint8, t *Transition)
+
 // Connection is what the ledger needs of the connection that claims or holds a
 // session. Its methods must not block. They may release a hold, and claim
 // nothing.
@@ -76,9 +81,12 @@ type Connection interface {
 
 // Options configure a Ledger. Engine and Node are required.
 type Options struct {
-	Engine    store.Engine
-	Node      string // name of this machine among those that share a store
-	Stager    Stager // nil: transitions have no events
+	Engine store.Engine
+	Node   string // name of this machine among those that share a store
+	Stager Stager // nil: transitions have no events
+	// Crashed is the Stage of Disconnecteds that close what an earlier
+	// incarnation left open; nil: none.
+	Crashed   Stage
 	Clock     clock.Clock
 	NewID     func() string // event ids; default random UUIDs
 	Log       *slog.Logger
@@ -90,6 +98,7 @@ type Options struct {
 type Ledger struct {
 	engine    store.Engine
 	stager    Stager
+	crashed   Stage
 	clock     clock.Clock
 	newID     func() string
 	log       *slog.Logger
@@ -135,7 +144,7 @@ func Open(ctx context.Context, o Options) (*Ledger, error) {
 		return nil, err
 	}
 	l := &Ledger{
-		engine: o.Engine, stager: o.Stager, clock: o.Clock, newID: o.NewID, log: o.Log,
+		engine: o.Engine, stager: o.Stager, crashed: o.Crashed, clock: o.Clock, newID: o.NewID, log: o.Log,
 		retention: o.Retention.withDefaults(), seed: maphash.MakeSeed(), metrics: newMetrics(),
 	}
 	l.drained.L = &l.drainMu
@@ -205,11 +214,13 @@ type Hold struct {
 // Number is the sequence number of the hold's Connected.
 func (h *Hold) Number() uint64 { return h.number }
 
-// operation is one claim, release or sweep. Exactly one of the three is set.
+// operation is one claim, release, sweep or amendment. Exactly one of them is
+// set.
 type operation struct {
 	claim   *claim
 	release *release
 	sweep   *sweep
+	amend   *amend
 	tries   int
 }
 
@@ -223,7 +234,7 @@ func (l *Ledger) shard(n name) *shard {
 }
 
 // enqueue runs op when its session's turn comes, or reports false if too many
-// wait. Releases and sweeps are never turned away.
+// wait. The others are never turned away.
 func (l *Ledger) enqueue(n name, op *operation) error {
 	sh := l.shard(n)
 	sh.mu.Lock()
@@ -268,6 +279,8 @@ func (l *Ledger) run(s *seat, op *operation) {
 		l.runClaim(s, op)
 	case op.release != nil:
 		l.runRelease(s, op)
+	case op.amend != nil:
+		l.runAmend(s, op)
 	default:
 		l.runSweep(s, op)
 	}
@@ -320,6 +333,9 @@ func (l *Ledger) fail(s *seat, op *operation, err error) {
 		l.next(s)
 	case op.release != nil:
 		l.releaseFailed(s, op, err)
+	case op.amend != nil:
+		op.amend.done(err)
+		l.next(s)
 	default:
 		op.sweep.done(err)
 		l.next(s)

@@ -75,7 +75,7 @@ var goodbye = disconnect.Evidence{Kind: disconnect.Packet, Packet: "DISCONNECT",
 
 func release(t *testing.T, h *presence.Hold, r disconnect.Reason, v disconnect.Evidence) {
 	t.Helper()
-	h.Release(r, v)
+	h.Release(r, v, nil)
 	<-h.Released()
 }
 
@@ -119,7 +119,7 @@ func TestP1ComeGoTakeOver(t *testing.T) {
 		t.Error("the old connection was not evicted")
 	}
 	<-h1.Released()
-	h1.Release(disconnect.ConnectionLost, disconnect.Evidence{}) // too late: must change nothing
+	h1.Release(disconnect.ConnectionLost, disconnect.Evidence{}, nil) // too late: must change nothing
 	release(t, h2, disconnect.ClientInitiatedDisconnect, goodbye)
 	h3 := mustClaim(t, l, "s", new(link))
 	if h3.Number() != 3 {
@@ -278,12 +278,12 @@ func storm(t *testing.T, l *presence.Ledger) {
 				}
 				granted.Add(1)
 				if r.IntN(2) == 0 {
-					h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport})
+					h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport}, nil)
 				} else if r.IntN(2) == 0 {
 					runtime.Gosched()
-					h.Release(disconnect.ClientInitiatedDisconnect, goodbye)
+					h.Release(disconnect.ClientInitiatedDisconnect, goodbye, nil)
 				} else {
-					defer h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport})
+					defer h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport}, nil)
 				}
 			}
 		})
@@ -326,7 +326,7 @@ func TestP7Full(t *testing.T) {
 		t.Errorf("a connect on a full disk: %v", err)
 	}
 	e.SetExhausted(true)
-	h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport})
+	h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport}, nil)
 	for {
 		// Refused at once, not left to wait behind the release.
 		if _, err := claim(l, "s", "s", new(link)); errors.Is(err, presence.ErrFull) {
@@ -369,7 +369,7 @@ func TestStagedEventsAreReportedInCommitOrder(t *testing.T) {
 	for i := range 50 {
 		wg.Go(func() {
 			h := mustClaim(t, l, fmt.Sprint(i%5), new(link))
-			h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport})
+			h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport}, nil)
 		})
 	}
 	wg.Wait()
@@ -522,7 +522,7 @@ func BenchmarkConnectDisconnect(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport})
+			h.Release(disconnect.ConnectionLost, disconnect.Evidence{Kind: disconnect.Transport}, nil)
 			<-h.Released()
 		}
 	})

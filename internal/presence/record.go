@@ -57,6 +57,8 @@ type Transition struct {
 	Reason   disconnect.Reason
 	Evidence disconnect.Evidence
 	Holder   Incarnation // who held the session
+
+	stage Stage // adds to the transition's batch; nil: nothing
 }
 
 // State is where a session name stands after its newest transition.

@@ -17,18 +17,21 @@ type release struct {
 	hold     *Hold
 	reason   disconnect.Reason
 	evidence disconnect.Evidence
+	stage    Stage
 }
 
 // Release ends the hold: Disconnected(n, reason) is committed, unless a
 // take-over ended it first. It returns at once; the first call counts. A
 // release is never given up while the process lives: if the disk is full
 // beyond its reserve, it is tried again until it succeeds.
-func (h *Hold) Release(r disconnect.Reason, v disconnect.Evidence) {
+// Stage, which may be nil, adds to the batch of the Disconnected; it is not
+// called if there is none.
+func (h *Hold) Release(r disconnect.Reason, v disconnect.Evidence, stage Stage) {
 	if !r.Valid() {
 		r = disconnect.ServerError
 	}
 	h.once.Do(func() {
-		op := &operation{release: &release{hold: h, reason: r, evidence: v}}
+		op := &operation{release: &release{hold: h, reason: r, evidence: v, stage: stage}}
 		// Only claims are ever turned away.
 		_ = h.ledger.enqueue(h.seat.name, op)
 	})
@@ -54,7 +57,7 @@ func (l *Ledger) runRelease(s *seat, op *operation) {
 		return
 	}
 	t := l.ending(s, l.instant(s))
-	t.Reason, t.Evidence = rel.reason, rel.evidence
+	t.Reason, t.Evidence, t.stage = rel.reason, rel.evidence, rel.stage
 	ts := []Transition{t}
 	l.commit(s, store.Reserve, ts, func(err error) {
 		if err != nil {
@@ -143,7 +146,7 @@ func (l *Ledger) runSweep(s *seat, op *operation) {
 		return
 	}
 	t := l.ending(s, l.instant(s))
-	t.Reason, t.Evidence = disconnect.ServerError, crashEvidence(sw.holder, l.self)
+	t.Reason, t.Evidence, t.stage = disconnect.ServerError, crashEvidence(sw.holder, l.self), l.crashed
 	ts := []Transition{t}
 	l.commit(s, store.Reserve, ts, func(err error) {
 		if err != nil {

@@ -3,14 +3,17 @@ package broker
 import (
 	"context"
 	"errors"
+	"strings"
+	"time"
 
 	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
+	"rollcall/internal/store"
 )
 
 // judgeGuarded is judge, where a fault of ours turns the client away.
-func (c *conn) judgeGuarded(r *round, id string, p *packet.Connect, settled func()) {
+func (c *conn) judgeGuarded(r *round, id string, p *packet.Connect, expiry uint32, settled func()) {
 	defer func() {
 		if what := recover(); what != nil {
 			c.failed(r, what)
@@ -18,13 +21,13 @@ func (c *conn) judgeGuarded(r *round, id string, p *packet.Connect, settled func
 			settled()
 		}
 	}()
-	c.judge(r, id, p, settled)
+	c.judge(r, id, p, expiry, settled)
 }
 
 // judge asks who the client is and claims its session, and calls settled once
 // the session knows what came of it. It may wait for the Gatekeeper, and does
 // not for the claim.
-func (c *conn) judge(r *round, id string, p *packet.Connect, settled func()) {
+func (c *conn) judge(r *round, id string, p *packet.Connect, expiry uint32, settled func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.b.opts.AdmitTimeout)
 	defer cancel()
 	who, err := c.b.opts.Gatekeeper.Admit(ctx, Credentials{
@@ -59,17 +62,41 @@ func (c *conn) judge(r *round, id string, p *packet.Connect, settled func()) {
 		settled()
 		return
 	}
-	c.claim(who, p.Version, settled)
+	if bx := c.realm.box(id); bx != nil && !bx.belongsTo(who.AuthenticationName) {
+		c.claimRefused(r, ErrOwned)
+		settled()
+		return
+	}
+	c.claim(who, p, expiry, settled)
+}
+
+// belongsTo reports whether the client of that authentication name may have the
+// session: it is its own, or has expired.
+func (bx *box) belongsTo(owner string) bool {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	meta := bx.staged.pick(&bx.meta)
+	expires, ends := meta.ExpiresAt()
+	return strings.EqualFold(meta.Owner, owner) || ends && !bx.b.opts.Clock.Now().Before(expires)
 }
 
 // claim claims the session. settled is called, in commit order, so that a later
-// take-over finds the session admitted.
-func (c *conn) claim(who Identity, v packet.Version, settled func()) {
+// take-over finds the session admitted or on its way to be.
+func (c *conn) claim(who Identity, p *packet.Connect, expiry uint32, settled func()) {
+	c.partition = c.b.store.Partition(c.name.realm, c.name.id)
+	var e *entry
 	c.b.opts.Presence.Claim(Claim{
 		Realm: c.name.realm, Session: c.name.id, Owner: who.AuthenticationName,
-		Protocol: "MQTT " + v.String(), Transport: c.info.Transport, Remote: c.info.Remote, Method: who.Method, Conn: c,
+		Protocol: "MQTT " + p.Version.String(), Transport: c.info.Transport, Remote: c.info.Remote, Method: who.Method, Conn: c,
+		Stage: func(b *store.Batch, number uint64, at time.Time) {
+			e = c.decide(p, who.AuthenticationName, expiry, number, at)
+			if err := e.stage(c.b.store, b, c.name.realm, c.name.id); err != nil {
+				c.b.opts.Log.Error("a Will cannot be stored", "session", c.name.id, "err", err)
+			}
+		},
 	}, func(h Hold, err error) {
 		r := c.b.begin()
+		r.remote = true
 		defer c.b.done(r)
 		defer settled()
 		defer c.guard(r)
@@ -79,31 +106,21 @@ func (c *conn) claim(who Identity, v packet.Version, settled func()) {
 		}
 		c.b.metrics.accepted.Inc()
 		c.b.admitted(c)
-		c.hired(r, h, who)
+		c.hired(r, h, who, e)
 	})
 }
 
-// hired tells the session that the hold is its own. What is left to perform is
-// at most its end.
-func (c *conn) hired(r *round, h Hold, who Identity) {
-	a := takeActions()
-	c.hiredLocked(r, h, who, a)
-	c.perform(r, a)
-	a.put()
-}
-
-func (c *conn) hiredLocked(r *round, h Hold, who Identity, a *actions) {
+// hired tells the session that the hold is its own.
+func (c *conn) hired(r *round, h Hold, who Identity, e *entry) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.hold = h
-	if c.s.Ended() { // only a fault of ours ends it before it is admitted
-		h.Release(disconnect.ServerError, disconnect.Evidence{Kind: disconnect.Internal, Detail: "the connection failed inside the server"})
+	over := c.s.Ended() // only a fault of ours ends it before it is admitted
+	c.mu.Unlock()
+	if over {
+		h.Release(disconnect.ServerError, disconnect.Evidence{Kind: disconnect.Internal, Detail: "the connection failed inside the server"}, nil)
 		return
 	}
-	c.stepLocked(r, session.Input{Kind: session.Admitted, Admission: session.Admission{
-		ExpiresAt: who.ExpiresAt, ExpiryDetail: who.ExpiryDetail,
-	}}, a)
-	c.link.rouse()
+	c.enter(r, e, session.Admission{ExpiresAt: who.ExpiresAt, ExpiryDetail: who.ExpiryDetail})
 }
 
 // admitted makes c the connection that End finds.

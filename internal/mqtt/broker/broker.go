@@ -21,7 +21,8 @@ import (
 	"rollcall/internal/mqtt/listen"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
-	"rollcall/internal/mqtt/topic"
+	"rollcall/internal/mqtt/stored"
+	"rollcall/internal/store"
 )
 
 // Credentials are what a client shows at CONNECT.
@@ -71,7 +72,13 @@ type Claim struct {
 	Remote    string
 	Method    string
 	Conn      Connection
+	Stage     Stage // of the Connected
 }
+
+// Stage adds to the batch of a transition what else changes with it, in the
+// partition of the session's name. Number and at are those of the transition.
+// It may be called again with another batch, and does not block.
+type Stage func(b *store.Batch, number uint64, at time.Time)
 
 // Connection is what Presence may do with a connection. The methods do not
 // block.
@@ -86,8 +93,9 @@ type Connection interface {
 
 // Hold is a connection's tenure of its session.
 type Hold interface {
-	// Release ends it. It returns at once and is never lost.
-	Release(r disconnect.Reason, v disconnect.Evidence)
+	// Release ends it. It returns at once and is never lost. Stage, which may
+	// be nil, is that of the Disconnected, and is not called if there is none.
+	Release(r disconnect.Reason, v disconnect.Evidence, stage Stage)
 }
 
 // Reasons of Presence for turning a claim down. Others are faults.
@@ -103,13 +111,21 @@ type Presence interface {
 	// Claim calls done exactly once: with a hold once the client's coming is
 	// durable, or with an error. done does not block.
 	Claim(c Claim, done func(Hold, error))
+	// Amend changes what else is kept under a session's name, in its turn among
+	// the name's claims and releases. Stage is told whether somebody holds the
+	// session, and returns false if there is nothing to change after all.
+	// Neither stage nor done blocks.
+	Amend(realm, session string, stage func(b *store.Batch, open bool) bool, done func(error))
 }
 
-// Options configure a Broker. Gatekeeper, Presence and Session are required.
+// Options configure a Broker. Gatekeeper, Presence, Session and Store are
+// required.
 type Options struct {
 	Gatekeeper Gatekeeper
 	Presence   Presence
 	Session    session.Config
+	Store      *stored.Store
+	Partitions int // of the store
 	Clock      clock.Clock
 	Log        *slog.Logger
 	// NewClientID makes client ids for clients that send none. Default "auto-"
@@ -133,13 +149,16 @@ type Options struct {
 type Broker struct {
 	opts    Options
 	cfg     session.Config
+	store   *stored.Store
 	metrics *metrics
 	wheel   *wheel
 
 	admissions admissions
+	loader     loader
+	partitions int
 
 	mu       sync.Mutex
-	trees    map[string]*topic.Tree[*conn, grant] // by realm; as many as listeners name
+	realms   map[string]*realm // as many as listeners name
 	conns    map[*conn]struct{}
 	byName   map[sessionName]*conn // the newest that was admitted
 	draining bool
@@ -150,8 +169,8 @@ type sessionName struct{ realm, id string }
 
 // New returns a Broker.
 func New(o Options) (*Broker, error) {
-	if o.Gatekeeper == nil || o.Presence == nil {
-		return nil, errors.New("broker: Gatekeeper and Presence are required")
+	if o.Gatekeeper == nil || o.Presence == nil || o.Store == nil {
+		return nil, errors.New("broker: Gatekeeper, Presence and Store are required")
 	}
 	if o.Clock == nil {
 		o.Clock = clock.System{}
@@ -172,7 +191,7 @@ func New(o Options) (*Broker, error) {
 		o.OutputBytes = 1 << 20
 	}
 	b := &Broker{
-		opts: o, cfg: o.Session, metrics: newMetrics(), trees: make(map[string]*topic.Tree[*conn, grant]),
+		opts: o, cfg: o.Session, store: o.Store, metrics: newMetrics(), realms: make(map[string]*realm), partitions: o.Partitions,
 		conns: make(map[*conn]struct{}), byName: make(map[sessionName]*conn),
 	}
 	b.cfg.NewClientID = o.NewClientID
@@ -181,29 +200,39 @@ func New(o Options) (*Broker, error) {
 	return b, nil
 }
 
-// enter registers a connection and returns the subscriptions of its realm, or
-// nil if the broker is shutting down.
-func (b *Broker) enter(c *conn) *topic.Tree[*conn, grant] {
+// enter registers a connection and returns its realm, or nil if the broker is
+// shutting down.
+func (b *Broker) enter(c *conn) *realm {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.draining {
 		return nil
 	}
 	b.conns[c] = struct{}{}
-	t := b.trees[c.info.Realm]
-	if t == nil {
-		t = topic.NewTree[*conn, grant]()
-		b.trees[c.info.Realm] = t
+	return b.realmLocked(c.info.Realm)
+}
+
+func (b *Broker) realm(name string) *realm {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.realmLocked(name)
+}
+
+func (b *Broker) realmLocked(name string) *realm {
+	rl := b.realms[name]
+	if rl == nil {
+		rl = newRealm(name)
+		b.realms[name] = rl
 	}
-	return t
+	return rl
 }
 
 // subscriptions counts those of all realms.
 func (b *Broker) subscriptions() (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, t := range b.trees {
-		n += t.Len()
+	for _, rl := range b.realms {
+		n += rl.tree.Len()
 	}
 	return n
 }

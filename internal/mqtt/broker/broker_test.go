@@ -16,6 +16,7 @@ import (
 	"rollcall/internal/mqtt/peer"
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/presence"
+	"rollcall/internal/store"
 	"rollcall/internal/store/delay"
 	"rollcall/internal/store/mem"
 )
@@ -149,7 +150,13 @@ type heldClaim struct {
 	done func(broker.Hold, error)
 }
 
+func (c *custody) Amend(_, _ string, stage func(*store.Batch, bool) bool, done func(error)) {
+	stage(store.NewBatch(store.Normal), false)
+	done(nil)
+}
+
 func (c *custody) Claim(cl broker.Claim, done func(broker.Hold, error)) {
+	cl.Stage(store.NewBatch(store.Normal), 1, time.Now())
 	c.mu.Lock()
 	c.claims = append(c.claims, heldClaim{cl, done})
 	c.mu.Unlock()
@@ -175,7 +182,7 @@ type tenure struct{ released chan disconnect.Reason }
 
 func newTenure() tenure { return tenure{make(chan disconnect.Reason, 1)} }
 
-func (h tenure) Release(r disconnect.Reason, _ disconnect.Evidence) {
+func (h tenure) Release(r disconnect.Reason, _ disconnect.Evidence, _ broker.Stage) {
 	select {
 	case h.released <- r:
 	default: // the first counts

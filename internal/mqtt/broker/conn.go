@@ -3,13 +3,14 @@ package broker
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/listen"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
-	"rollcall/internal/mqtt/topic"
+	"rollcall/internal/mqtt/stored"
 )
 
 // conn drives one session over one transport, which its link knows. It has an
@@ -18,36 +19,47 @@ import (
 // its Will last, and closes. Whoever else steps the session touches it in a
 // round, and rouses the owner where that has something to do.
 type conn struct {
-	b    *Broker
-	link link
-	info listen.Info
-	name sessionName // set before the session is claimed, constant from then on
-	tree *topic.Tree[*conn, grant]
+	b     *Broker
+	link  link
+	info  listen.Info
+	name  sessionName // set before the session is claimed, constant from then on
+	realm *realm
+	box   *box // of a session that outlives the connection; set before it is admitted
+
+	partition uint8        // of the session's name
+	deferred  atomic.Int32 // publications that wait for the loader
 
 	listens bool // the owner's: it has had subscriptions
 
 	spoke spoke // in the broker's wheel, whose lock guards it
 
-	mu       sync.Mutex
-	s        *session.Session
-	out      *output   // encoded packets not written yet; nil if there are none
-	stalled  time.Time // since when the transport takes no bytes; zero: it does
-	dirty    bool      // a round will push
-	writing  bool      // a goroutine is writing
-	gone     bool      // the transport is dead, or closed by us
-	frozen   bool      // what arrives must wait: the session is being taken over
-	heard    bool      // bytes have come from the client
-	polite   bool      // the client has said good-bye
-	hold     Hold
-	will     *session.Message // due, to be published by the owner
-	standing func() error
+	mu      sync.Mutex
+	s       *session.Session
+	out     *output   // encoded packets not written yet; nil if there are none
+	stalled time.Time // since when the transport takes no bytes; zero: it does
+	dirty   bool      // a round will push
+	writing bool      // a goroutine is writing
+	gone    bool      // the transport is dead, or closed by us
+	frozen  bool      // what arrives must wait: the session is being taken over
+	heard   bool      // bytes have come from the client
+	polite  bool      // the client has said good-bye
+	hold    Hold
+	final   *session.Final // set at the end
+	left    *session.State // set at the end, if something is to be done with it
+	will    *stored.Will   // as the claim has stored it
+	shared  []string       // filters of shared subscriptions, if there is no box
+	waiting chan struct{}  // somebody waits for room
+
+	replays   []session.Subscription // whose retained messages are to be sent
+	replaying bool
+	standing  func() error
 }
 
 // link is what a connection needs of its transport.
 type link interface {
 	// admit has the client judged and its session claimed, on a goroutine
 	// that may wait.
-	admit(r *round, id string, p *packet.Connect)
+	admit(r *round, id string, p *packet.Connect, expiry uint32)
 	// push writes what waits, as far as the transport takes it, without
 	// blocking anybody but the connection's own reader.
 	push(r *round)
@@ -89,6 +101,7 @@ func (c *conn) stepLocked(r *round, in session.Input, a *actions) {
 		c.carryOut(r, a, n)
 	}
 	r.touch(c)
+	c.signalRoom()
 	if in.Kind != session.Received && in.Kind != session.Deliver {
 		c.schedule()
 	}
@@ -130,7 +143,8 @@ type actions struct {
 
 // settled is a token of the session that has been settled.
 type settled struct {
-	token uint32
+	token uint64
+	code  packet.ReasonCode
 	codes []packet.ReasonCode
 }
 
@@ -158,19 +172,19 @@ func (c *conn) carryOut(r *round, a *actions, n int) (misfit packet.Type) {
 			if !c.append(r, t.Packet) && misfit == 0 {
 				misfit = t.Packet.Type()
 			}
-		case session.SendPuback:
-			if !c.appendPuback(r, t.PacketID, t.Code) && misfit == 0 {
-				misfit = packet.PUBACK
+		case session.SendAck:
+			if !c.appendAck(r, t) && misfit == 0 {
+				misfit = t.Type
 			}
 		case session.SendMessage:
 			c.appendMessage(r, t)
 		case session.Drop:
-			c.b.metrics.drop(t.Ending.Evidence.Detail)
+			c.b.metrics.drop(t.Why.String())
 		case session.Shut:
 			c.link.rouse()
 		default:
 			if t.Kind == session.End {
-				c.will = t.Will
+				c.final = t.Final
 			}
 			if kept != i {
 				a.list[kept] = *t
@@ -196,23 +210,26 @@ func (c *conn) perform(r *round, a *actions) {
 		t := &a.list[i]
 		switch t.Kind {
 		case session.Admit:
-			c.link.admit(r, t.ClientID, t.Connect)
+			c.link.admit(r, t.ClientID, t.Connect, t.Expiry)
+		case session.Authenticate: // no method is offered, so the session asks for none
+			c.step(r, session.Input{Kind: session.Refused, Code: packet.BadAuthenticationMethod})
 		case session.Route:
-			c.route(r, t.Message)
-			if t.Token != 0 {
+			if c.route(r, t.Message, t.Token, t.PacketID) && t.Token != 0 {
 				a.tokens = append(a.tokens, settled{token: t.Token})
 			}
 		case session.Subscribe:
-			c.subscribe(t.Subscriptions, t.Codes)
-			a.tokens = append(a.tokens, settled{t.Token, t.Codes})
+			c.subscribe(r, t.Request, t.Token, a)
 		case session.Unsubscribe:
-			for _, f := range t.Filters {
-				c.tree.Unsubscribe(f, c)
-			}
-			a.tokens = append(a.tokens, settled{t.Token, t.Codes})
+			c.unsubscribe(t.Request, t.Token, a)
+		case session.Settle:
+			c.box.settle(t.PacketID)
+		case session.Release:
+			c.box.released(c, t.PacketID, t.Token, a)
+		case session.Complete:
+			c.box.completed(c, t.PacketID, t.Token, a)
 		case session.End:
 			c.settle(r, a) // acknowledgements before the end
-			c.ended(t.Ending)
+			c.ended(r, t.Final)
 		}
 	}
 	c.settle(r, a)
@@ -235,48 +252,48 @@ func (c *conn) settleLocked(r *round, tokens []settled, a *actions) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, t := range tokens {
-		c.stepLocked(r, session.Input{Kind: session.Committed, Token: t.token, Codes: t.codes}, a)
+		c.stepLocked(r, session.Input{Kind: session.Committed, Token: t.token, Code: t.code, Codes: t.codes}, a)
 	}
 }
 
-// subscribe is the owner's, and so is the removal of all subscriptions.
-func (c *conn) subscribe(subs []packet.Subscription, codes []packet.ReasonCode) {
-	c.listens = true
-	for i, sub := range subs {
-		if !codes[i].Failed() {
-			c.tree.Subscribe(sub.Filter, c, grant{conn: c, qos: sub.QoS, noLocal: sub.NoLocal})
-		}
-	}
+// committed tells the session that a token is settled.
+func (c *conn) committed(r *round, token uint64, code packet.ReasonCode, codes []packet.ReasonCode) {
+	c.step(r, session.Input{Kind: session.Committed, Token: token, Code: code, Codes: codes})
 }
 
-// ended settles the end of an admitted session. The owner does the rest.
-func (c *conn) ended(e session.Ending) {
+// unstored ends the session because what it depends on could not be stored.
+func (c *conn) unstored(r *round, err error) {
+	c.b.opts.Log.Error("what a client sent could not be stored", "session", c.name.id, "err", err)
+	c.end(r, session.Ending{Reason: disconnect.ServerError, Evidence: disconnect.Evidence{
+		Kind: disconnect.Internal, Detail: "what the client sent could not be stored",
+	}}, packet.UnspecifiedError)
+}
+
+func (c *conn) version() packet.Version {
 	c.mu.Lock()
-	h := c.hold
-	c.polite = e.Reason == disconnect.ClientInitiatedDisconnect && e.Evidence.Kind == disconnect.Packet
-	c.mu.Unlock()
-	h.Release(e.Reason, e.Evidence)
-	c.b.opts.Log.Debug("session ended", "session", c.name.id, "reason", e.Reason.String(), "detail", e.Evidence.Detail)
+	defer c.mu.Unlock()
+	return c.s.Version()
 }
 
 // deliver hands the client a message. It does not block.
-func (c *conn) deliver(r *round, m *session.Message, qos packet.QoS) {
+func (c *conn) deliver(r *round, m *session.Message, qos packet.QoS, retain bool, ids []uint32, share string) {
 	defer c.guard(r) // the publisher has no part in a fault here
 	a := takeActions()
-	c.offer(r, m, qos, a)
+	c.offer(r, session.Input{Kind: session.Deliver, Message: m, QoS: qos, Retain: retain, SubscriptionIDs: ids, Share: share}, a)
 	if len(a.list) > 0 {
 		c.perform(r, a)
 	}
 	a.put()
 }
 
-func (c *conn) offer(r *round, m *session.Message, qos packet.QoS, a *actions) {
+func (c *conn) offer(r *round, in session.Input, a *actions) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.s.Online() {
 		return
 	}
-	c.stepLocked(r, session.Input{Kind: session.Deliver, Message: m, QoS: qos, Congested: c.behind()}, a)
+	in.Congested = c.behind()
+	c.stepLocked(r, in, a)
 }
 
 // end ends the session on the server's behalf. It reports whether the session
@@ -364,14 +381,6 @@ func (c *conn) wrapUp(r *round, err error) (lastWords bool) {
 	lastWords = over && c.heard && !c.gone // whoever was silent is told nothing, and has nothing unread that would reset the connection
 	c.mu.Unlock()
 	c.step(r, session.Input{Kind: session.Lost, Ending: ending(err)})
-	c.tree.RemoveAll(c)
-	c.mu.Lock()
-	will := c.will
-	c.will = nil
-	c.mu.Unlock()
-	if will != nil {
-		will.Received = r.now
-		c.route(r, will)
-	}
+	c.dissolve(r)
 	return lastWords
 }

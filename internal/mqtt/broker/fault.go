@@ -39,7 +39,7 @@ func (c *conn) failed(r *round, what any) {
 		h := c.hold
 		c.mu.Unlock()
 		if h != nil {
-			h.Release(e.Reason, e.Evidence) // the first counts
+			h.Release(e.Reason, e.Evidence, nil) // the first counts
 		}
 	}()
 	c.end(r, e, packet.UnspecifiedError)

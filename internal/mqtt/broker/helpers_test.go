@@ -29,6 +29,7 @@ import (
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/peer"
 	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/stored"
 	"rollcall/internal/mqtt/topic"
 	"rollcall/internal/presence"
 	"rollcall/internal/store"
@@ -65,9 +66,26 @@ func (g *gate) Admit(ctx context.Context, c broker.Credentials) (broker.Identity
 // ledger is the real ledger as the broker wants it.
 type ledger struct{ *presence.Ledger }
 
+func (l ledger) Amend(realm, session string, f func(b *store.Batch, open bool) bool, done func(error)) {
+	l.Ledger.Amend(realm, session, func(b *store.Batch, _ uint8, open bool) bool { return f(b, open) }, done)
+}
+
+func stage(f broker.Stage) presence.Stage {
+	if f == nil {
+		return nil
+	}
+	return func(b *store.Batch, _ uint8, t *presence.Transition) { f(b, t.Number, t.Time) }
+}
+
+type hold struct{ *presence.Hold }
+
+func (h hold) Release(r disconnect.Reason, v disconnect.Evidence, f broker.Stage) {
+	h.Hold.Release(r, v, stage(f))
+}
+
 func (l ledger) Claim(c broker.Claim, done func(broker.Hold, error)) {
 	l.Ledger.Claim(presence.Claim{
-		Realm: c.Realm, Session: c.Session, Owner: c.Owner, Conn: evicted{c.Conn},
+		Realm: c.Realm, Session: c.Session, Owner: c.Owner, Conn: evicted{c.Conn}, Stage: stage(c.Stage),
 		Origin: presence.Origin{Protocol: c.Protocol, Transport: c.Transport, Remote: c.Remote, Method: c.Method},
 	}, func(h *presence.Hold, err error) {
 		switch {
@@ -82,7 +100,7 @@ func (l ledger) Claim(c broker.Claim, done func(broker.Hold, error)) {
 			done(nil, err)
 			return
 		}
-		done(h, nil)
+		done(hold{h}, nil)
 	})
 }
 
@@ -104,6 +122,7 @@ type server struct {
 }
 
 type settings struct {
+	keeps   bool         // there may be stored sessions at the end
 	engine  store.Engine // default: memory
 	broker  broker.Options
 	session func(*session.Config)
@@ -127,7 +146,12 @@ func start(t testing.TB, o settings) *server {
 		o.engine = mem.New()
 	}
 	var err error
-	if s.ledger, err = presence.Open(t.Context(), presence.Options{Engine: o.engine, Node: "n"}); err != nil {
+	if o.broker.Store, err = stored.Open(stored.Options{Engine: o.engine}); err != nil {
+		t.Fatal(err)
+	}
+	o.broker.Partitions = o.engine.Partitions()
+	crashed := func(b *store.Batch, _ uint8, tr *presence.Transition) { s.b.Crashed(b, tr.Realm, tr.Session, tr.Time) }
+	if s.ledger, err = presence.Open(t.Context(), presence.Options{Engine: o.engine, Node: "n", Crashed: crashed}); err != nil {
 		t.Fatal(err)
 	}
 	o.broker.Session = sessionConfig()
@@ -144,6 +168,9 @@ func start(t testing.TB, o settings) *server {
 	if s.b, err = broker.New(o.broker); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.b.Load(); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.b.Register(s.metrics); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +179,7 @@ func start(t testing.TB, o settings) *server {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
+	var wg, wg2 sync.WaitGroup
 	server, client := certificates(t)
 	s.config = client
 	tcp, tlsln, web := listener(t), listener(t), listener(t)
@@ -161,6 +188,9 @@ func start(t testing.TB, o settings) *server {
 	s.targets["ws"] = "ws://" + web.Addr().String() + "/mqtt"
 	hs := &http.Server{Handler: accept.WebSocket()}
 	wg.Go(func() { _ = accept.TCP(ctx, tcp) })
+	background, halt := context.WithCancel(context.Background())
+	wg2.Go(func() { _ = s.b.Run(background) })
+	wg2.Go(func() { _ = o.broker.Store.Run(background) })
 	wg.Go(func() { _ = accept.TLS(ctx, tlsln, server) })
 	wg.Go(func() { _ = hs.Serve(web) })
 	t.Cleanup(func() {
@@ -176,9 +206,11 @@ func start(t testing.TB, o settings) *server {
 		if err := s.ledger.Drain(ctx); err != nil {
 			t.Error(err)
 		}
-		if n := s.metric("rollcall_mqtt_subscriptions"); n != 0 {
+		if n := s.metric("rollcall_mqtt_subscriptions"); n != 0 && !o.keeps {
 			t.Errorf("%v subscriptions are left", n)
 		}
+		halt()
+		wg2.Wait()
 		if err := o.engine.Close(); err != nil {
 			t.Error(err)
 		}

@@ -12,6 +12,7 @@ import (
 type metrics struct {
 	connects  *prometheus.CounterVec
 	accepted  prometheus.Counter
+	sessions  *prometheus.CounterVec
 	dropped   *prometheus.CounterVec
 	published *prometheus.CounterVec
 	byQoS     [3]prometheus.Counter
@@ -25,6 +26,8 @@ func newMetrics() *metrics {
 	m := &metrics{
 		connects: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rollcall_mqtt_connects_total", Help: "CONNECT packets judged, by result."}, []string{"result"}),
+		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rollcall_mqtt_dropped_sessions_total", Help: "Stored sessions that ended without their clients' doing, by reason."}, []string{"reason"}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rollcall_mqtt_messages_dropped_total", Help: "Messages not sent to a subscriber, by reason."}, []string{"reason"}),
 		published: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -61,6 +64,6 @@ func (b *Broker) Register(r prometheus.Registerer) error {
 	subs := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "rollcall_mqtt_subscriptions", Help: "MQTT subscriptions of connected clients."},
 		func() float64 { return float64(b.subscriptions()) })
-	return errors.Join(r.Register(m.connects), r.Register(m.dropped), r.Register(m.published),
+	return errors.Join(r.Register(m.connects), r.Register(m.dropped), r.Register(m.sessions), r.Register(m.published),
 		r.Register(m.panics), r.Register(m.packets), r.Register(subs))
 }

@@ -27,6 +27,7 @@ func (c *conn) receive(r *round, data []byte) (used int, v verdict) {
 	used, v = c.take(r, data, a)
 	c.perform(r, a)
 	a.put()
+	r.giveBack()
 	return used, v
 }
 
@@ -55,7 +56,8 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 		}
 		plain = isPlain(data[used])
 		if err == nil {
-			in.Packet, err = c.decode(r, data[used:used+n])
+			in.Frame = data[used : used+n]
+			err = r.decode(c.s.Version(), in.Frame, &in)
 		}
 		if err != nil {
 			in.Kind, in.Text, in.Err = session.Garbled, packet.TypeOf(data[used]).String(), violation(err)
@@ -78,18 +80,6 @@ func violation(err error) *packet.Error {
 		e = &packet.Error{Code: packet.MalformedPacket, Message: err.Error()}
 	}
 	return e
-}
-
-// decode uses r's structs for the packets that come often.
-func (c *conn) decode(r *round, frame []byte) (packet.Packet, error) {
-	v := c.s.Version()
-	switch packet.TypeOf(frame[0]) {
-	case packet.PUBLISH:
-		return &r.publish, r.publish.Decode(v, frame)
-	case packet.PUBACK:
-		return &r.puback, r.puback.Decode(v, frame)
-	}
-	return packet.Decode(v, frame)
 }
 
 // isPlain reports whether a packet that begins so is a PUBLISH with QoS 0.

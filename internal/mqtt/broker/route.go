@@ -1,35 +1,271 @@
 package broker
 
 import (
+	"errors"
+	"sync/atomic"
+
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/stored"
+	"rollcall/internal/store"
 )
 
-// grant is a subscription as the tree holds it.
-type grant struct {
-	conn    *conn
-	qos     packet.QoS
-	noLocal bool
-}
-
-// route hands m, which c publishes, to every connected client with a matching
-// subscription: once per client, at the highest QoS of the subscriptions that
-// match [MQTT-3.3.4-2]. It is the owner's, so messages of one publisher arrive
-// in its order.
-func (c *conn) route(r *round, m *session.Message) {
+// route hands m, which c publishes, to everybody with a matching subscription:
+// once per client, at the highest QoS of the subscriptions that match
+// [MQTT-3.3.4-2], and to one member of each shared subscription. It is the
+// owner's, so messages of one publisher arrive in its order: at once where the
+// session ends with its connection, once the message is stored where it does
+// not. Token is settled by then; route reports whether it is.
+func (c *conn) route(r *round, m *session.Message, token uint64, id uint16) (settled bool) {
 	r.byQoS[m.QoS]++
-	f := &r.fan
-	f.found = c.tree.Match(m.Topic, f.found[:0])
-	for _, g := range f.receivers(m.From) {
-		g.conn.deliver(r, m, g.qos)
+	if bx := c.box; bx != nil && m.QoS == packet.QoS2 {
+		bx.noteInbound(id, false)
 	}
-	f.clear()
+	var p *publisher
+	if m.Retain { // [MQTT-3.3.1-5]
+		p = newPublisher(c, token, id)
+		c.b.retain(r, c.realm, m, p)
+	}
+	p = c.b.fanOut(r, c.realm, m, p, c, token, id)
+	return p == nil || p.routed(r)
 }
 
-// fanout is what routing one message needs. It is used again.
-type fanout struct {
+// publisher waits for the parts of a message to be stored: its queue entries
+// and, if it is retained, itself.
+type publisher struct {
+	conn    *conn
+	token   uint64 // 0: nobody waits
+	id      uint16 // of QoS 2
+	then    func() // called when all is stored; may be nil
+	parts   atomic.Int32
+	failure atomic.Pointer[error] // the first
+}
+
+// newPublisher has one part: the routing.
+func newPublisher(c *conn, token uint64, id uint16) *publisher {
+	p := &publisher{conn: c, token: token, id: id}
+	p.parts.Store(1)
+	return p
+}
+
+// part adds a part, of which stored will be told.
+func (p *publisher) part() { p.parts.Add(1) }
+
+// stored is told what became of a part.
+func (p *publisher) stored(r *round, err error) {
+	if p.done(err) {
+		p.settle(r)
+	}
+}
+
+// routed says that all parts are known. It reports whether they are stored
+// already, so that the token is settled.
+func (p *publisher) routed(r *round) bool {
+	if !p.done(nil) {
+		return false
+	}
+	if p.failure.Load() == nil && p.then == nil {
+		return true
+	}
+	p.settle(r)
+	return false
+}
+
+func (p *publisher) done(err error) (last bool) {
+	if err != nil {
+		p.failure.CompareAndSwap(nil, &err)
+	}
+	return p.parts.Add(-1) == 0
+}
+
+// settle tells the client.
+func (p *publisher) settle(r *round) {
+	c := p.conn
+	failure := p.failure.Load()
+	if p.then != nil && failure == nil {
+		p.then()
+	}
+	if p.token == 0 {
+		return
+	}
+	if failure == nil {
+		c.committed(r, p.token, packet.Success, nil)
+		return
+	}
+	if bx := c.box; bx != nil && p.id != 0 {
+		bx.forgetInbound(p.id)
+	}
+	if code := storageCode(*failure); code != 0 && c.version() == packet.V5 {
+		c.committed(r, p.token, code, nil)
+		return
+	}
+	c.unstored(r, *failure)
+}
+
+// fanOut hands m to its subscribers. Where it is to be stored first, p, made if
+// it is nil, is told when it is.
+func (b *Broker) fanOut(r *round, rl *realm, m *session.Message, p *publisher, c *conn, token uint64, id uint16) *publisher {
+	f := r.takeFan()
+	defer r.putFan(f)
+	f.found = rl.tree.Match(m.Topic, f.found[:0])
+	f.collect(m)
+	var keep *publication
+	for i := range f.to {
+		t := &f.to[i]
+		qos := min(t.qos, m.QoS)
+		switch {
+		case t.conn != nil:
+			t.conn.deliver(r, m, t.qos, t.retain, f.idsOf(t), t.share)
+		case qos == packet.QoS0:
+			if c := t.box.online(); c != nil {
+				c.deliver(r, m, t.qos, t.retain, f.idsOf(t), t.share)
+			}
+		default:
+			if keep == nil {
+				if p == nil {
+					p = newPublisher(c, token, id)
+				}
+				keep = &publication{b: b, realm: rl, message: m.Keep(), by: p}
+			}
+			keep.boxes = append(keep.boxes, t.box)
+			keep.targets = append(keep.targets, stored.Target{Session: t.box.name, Epoch: t.box.key.Epoch, QoS: qos,
+				Retain: t.retain, SubscriptionIDs: append([]uint32(nil), f.idsOf(t)...), Share: t.share})
+		}
+	}
+	if keep != nil {
+		p.part()
+		b.keep(r, keep)
+	}
+	return p
+}
+
+// publication is a message on its way to the store.
+type publication struct {
+	b       *Broker
+	realm   *realm
+	message *session.Message
+	boxes   []*box
+	targets []stored.Target
+	size    int
+	by      *publisher
+}
+
+// keep stores a publication: with the round's others, or by way of the loader
+// if a queue that it goes to must be looked at first, or an earlier publication
+// of the same client waits there.
+func (b *Broker) keep(r *round, p *publication) {
+	p.size = p.message.Size() + entryOverhead
+	wait := false
+	for _, bx := range p.boxes {
+		wait = wait || !bx.isLoaded()
+	}
+	c := p.by.conn
+	if wait || c.deferred.Load() > 0 {
+		r.submit() // what came before goes before
+		c.deferred.Add(1)
+		b.loader.submit(func() {
+			defer c.deferred.Add(-1)
+			r := b.begin()
+			defer b.done(r)
+			for _, bx := range p.boxes {
+				if err := bx.load(); err != nil {
+					p.failed(r, err)
+					return
+				}
+			}
+			p.add(r)
+			r.submit()
+		})
+		return
+	}
+	p.add(r)
+}
+
+// add adds the publication to the round's batch.
+func (p *publication) add(r *round) {
+	n := 0
+	for i, bx := range p.boxes {
+		id, err := bx.reserve(p.size)
+		if err != nil {
+			if errors.Is(err, errOverflow) {
+				bx.overflow(r)
+			}
+			continue
+		}
+		p.boxes[n], p.targets[n] = bx, p.targets[i]
+		p.targets[n].PacketID = id
+		n++
+	}
+	p.boxes, p.targets = p.boxes[:n], p.targets[:n]
+	if n == 0 {
+		p.by.stored(r, nil)
+		return
+	}
+	sp := stored.Publication{Realm: p.realm.name, Message: p.message, Targets: p.targets}
+	c := p.by.conn
+	if bx := c.box; bx != nil && p.by.id != 0 && p.by.token != 0 && !bx.isDead() {
+		sp.Inbound = &stored.Inbound{Session: bx.name, Epoch: bx.key.Epoch, PacketID: p.by.id}
+		bx.noteInbound(p.by.id, true)
+	}
+	r.batch(p.b, c.partition).Add(&sp, p.done)
+}
+
+// done is told what became of the publication, on the engine's goroutine.
+func (p *publication) done(receipt stored.Receipt, err error) {
+	r := p.b.begin()
+	r.remote = true
+	defer p.b.done(r)
+	defer p.by.conn.guard(r)
+	if err != nil {
+		for i, bx := range p.boxes {
+			bx.unreserve(p.targets[i].PacketID, p.size)
+		}
+		p.failed(r, err)
+		return
+	}
+	for i, bx := range p.boxes {
+		t := &p.targets[i]
+		bx.committed(r, receipt.Target(i), &session.Input{Kind: session.Deliver, Message: p.message, QoS: t.QoS,
+			Retain: t.Retain, SubscriptionIDs: t.SubscriptionIDs, PacketID: t.PacketID, Share: t.Share}, p.size)
+	}
+	p.by.stored(r, nil)
+}
+
+func (p *publication) failed(r *round, err error) {
+	p.b.metrics.drop("not_stored")
+	p.by.stored(r, err)
+}
+
+// storageCode is how a client is told that something was not stored; 0: the
+// server has failed.
+func storageCode(err error) packet.ReasonCode {
+	var bad *packet.Error
+	switch {
+	case errors.Is(err, store.ErrFull), errors.Is(err, stored.ErrTooLarge), errors.Is(err, stored.ErrRetainQuota):
+		return packet.QuotaExceeded
+	case errors.As(err, &bad):
+		return packet.ImplementationSpecificError
+	}
+	return 0
+}
+
+// fan is what routing one message needs. It is used again.
+type fan struct {
 	found []grant
-	seen  map[*conn]int // where in found, when there are many
+	to    []receiver
+	ids   []uint32
+	seen  map[holder]int // where in to, when there are many
+}
+
+// receiver is one client that a message goes to.
+type receiver struct {
+	conn   *conn
+	box    *box
+	share  string // the shared subscription that it comes by
+	first  int    // its subscription identifiers in fan.ids
+	n      int
+	qos    packet.QoS
+	retain bool
 }
 
 const (
@@ -37,49 +273,118 @@ const (
 	foundMax  = 1 << 14 // larger ones are not kept
 )
 
-func (f *fanout) clear() {
+func (f *fan) idsOf(t *receiver) []uint32 { return f.ids[t.first : t.first+t.n] }
+
+func (f *fan) clear() {
 	if cap(f.found) > foundMax {
-		*f = fanout{}
+		*f = fan{}
 		return
 	}
 	clear(f.found) // no connection is kept alive
+	clear(f.to)
 	clear(f.seen)
+	f.to, f.ids = f.to[:0], f.ids[:0]
 }
 
-// receivers merges the grants of each client into one and leaves out those
-// that do not want their own messages [MQTT-3.8.3-3].
-func (f *fanout) receivers(from string) []grant {
-	kept := f.found[:0]
-	for _, g := range f.found {
-		if g.noLocal && from == g.conn.name.id {
+// collect makes receivers of the subscriptions found: those of one client are
+// merged, and clients that do not want their own messages [MQTT-3.8.3-3] are
+// left out. A shared subscription is one of its own (4.8.2).
+func (f *fan) collect(m *session.Message) {
+	ids := false
+	for i := range f.found {
+		g := &f.found[i]
+		ids = ids || g.id != 0
+		if g.group != nil {
+			if member, ok := g.group.choose(m.QoS, grant{}); ok {
+				f.to = append(f.to, receiver{conn: member.conn, box: member.box, share: g.group.filter, qos: member.qos,
+					retain: m.Retain && member.asPublished, first: len(f.ids)})
+				f.addID(member.id)
+			}
 			continue
 		}
-		if i := f.find(kept, g.conn); i >= 0 {
-			kept[i].qos = max(kept[i].qos, g.qos)
+		if g.noLocal && m.From == g.name() {
+			continue
+		}
+		if t := f.find(g); t != nil {
+			t.qos = max(t.qos, g.qos)
+			t.retain = t.retain || m.Retain && g.asPublished
 			continue
 		}
 		if len(f.found) > searchMax {
 			if f.seen == nil {
-				f.seen = make(map[*conn]int)
+				f.seen = make(map[holder]int)
 			}
-			f.seen[g.conn] = len(kept)
+			f.seen[g.holder()] = len(f.to)
 		}
-		kept = append(kept, g)
+		f.to = append(f.to, receiver{conn: g.conn, box: g.box, qos: g.qos, retain: m.Retain && g.asPublished})
 	}
-	return kept
+	if ids {
+		f.collectIDs(m)
+	}
 }
 
-func (f *fanout) find(kept []grant, c *conn) int {
+// collectIDs gives each receiver the identifiers of all its subscriptions that
+// match [MQTT-3.3.4-3] to [MQTT-3.3.4-5].
+func (f *fan) collectIDs(m *session.Message) {
+	wanted := func(g *grant) *receiver {
+		if g.group != nil || g.id == 0 || g.noLocal && m.From == g.name() {
+			return nil
+		}
+		return f.find(g)
+	}
+	for i := range f.found {
+		if t := wanted(&f.found[i]); t != nil {
+			t.n++
+		}
+	}
+	for i := range f.to {
+		if t := &f.to[i]; t.share == "" {
+			t.first = len(f.ids)
+			f.ids = append(f.ids, make([]uint32, t.n)...)
+			t.n = 0
+		}
+	}
+	for i := range f.found {
+		g := &f.found[i]
+		if t := wanted(g); t != nil {
+			f.ids[t.first+t.n] = g.id
+			t.n++
+		}
+	}
+}
+
+func (f *fan) addID(id uint32) {
+	if id != 0 {
+		f.ids = append(f.ids, id)
+		f.to[len(f.to)-1].n = 1
+	}
+}
+
+func (g *grant) name() string {
+	if g.box != nil {
+		return g.box.name
+	}
+	return g.conn.name.id
+}
+
+func (g *grant) holder() holder {
+	if g.box != nil {
+		return g.box
+	}
+	return g.conn
+}
+
+func (f *fan) find(g *grant) *receiver {
 	if len(f.found) > searchMax {
-		if i, ok := f.seen[c]; ok {
-			return i
+		if i, ok := f.seen[g.holder()]; ok {
+			return &f.to[i]
 		}
-		return -1
+		return nil
 	}
-	for i := range kept {
-		if kept[i].conn == c {
-			return i
+	for i := range f.to {
+		if f.to[i].conn == g.conn && f.to[i].box == g.box && f.to[i].share == "" {
+			return &f.to[i]
 		}
 	}
-	return -1
+	return nil
 }

@@ -39,11 +39,11 @@ type socket struct {
 }
 
 // admit implements link.
-func (s *socket) admit(_ *round, id string, p *packet.Connect) {
+func (s *socket) admit(_ *round, id string, p *packet.Connect, expiry uint32) {
 	s.b.admissions.submit(func() {
 		r := s.b.begin()
 		defer s.b.done(r)
-		s.judgeGuarded(r, id, p, func() {})
+		s.judgeGuarded(r, id, p, expiry, func() {})
 	})
 }
 
@@ -73,6 +73,10 @@ func (s *socket) push(r *round) {
 	defer s.mu.Unlock()
 	s.dirty = false
 	if s.writing || s.blocked {
+		return
+	}
+	if r.remote {
+		s.post()
 		return
 	}
 	s.writing = true
@@ -135,7 +139,11 @@ func (s *socket) attend(r *round) {
 	s.mu.Lock()
 	s.posted = false
 	doomed, failure := s.doomed, s.failure
+	output := s.out != nil
 	s.mu.Unlock()
+	if output && s.adopted && !s.closed {
+		s.link.push(r)
+	}
 	if !s.adopted {
 		s.adopted = true
 		s.loop.adopt(s)

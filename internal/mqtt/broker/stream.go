@@ -42,8 +42,8 @@ func (b *Broker) Serve(nc net.Conn, info listen.Info, done func()) {
 func (c *conn) init(b *Broker, l link, info listen.Info) bool {
 	c.b, c.link, c.info = b, l, info
 	c.s = session.New(&b.cfg, b.opts.Clock.Now())
-	c.tree = b.enter(c)
-	if c.tree == nil {
+	c.realm = b.enter(c)
+	if c.realm == nil {
 		return false
 	}
 	c.mu.Lock()
@@ -118,9 +118,9 @@ func (s *stream) rouse() {
 }
 
 // admit implements link: the reader has nothing else to do meanwhile.
-func (s *stream) admit(r *round, id string, p *packet.Connect) {
+func (s *stream) admit(r *round, id string, p *packet.Connect, expiry uint32) {
 	settled := make(chan struct{})
-	s.judgeGuarded(r, id, p, sync.OnceFunc(func() { close(settled) }))
+	s.judgeGuarded(r, id, p, expiry, sync.OnceFunc(func() { close(settled) }))
 	<-settled
 }
 

@@ -74,28 +74,27 @@ func (c *conn) append(r *round, p packet.Packet) bool {
 	return true
 }
 
-// appendPuback is append for the packet that is sent most often, without an
-// allocation. No PUBACK of ours has problem information.
-func (c *conn) appendPuback(r *round, id uint16, code packet.ReasonCode) bool {
-	p := packet.Puback{PacketID: id, ReasonCode: code}
+// appendAck is append for the packets that are sent most often, without an
+// allocation. None of ours has problem information.
+func (c *conn) appendAck(r *round, a *session.Action) bool {
 	o := c.buffer()
-	buf, err := p.AppendTo(o.buf, c.s.Version())
+	buf, err := packet.AppendAck(o.buf, c.s.Version(), a.Type, a.PacketID, a.Code)
 	if limit := c.s.MaximumPacketSize(); err != nil || limit != 0 && uint64(len(buf)-len(o.buf)) > uint64(limit) {
 		return false
 	}
 	o.buf = buf
-	r.out[packet.PUBACK]++
+	r.out[a.Type&15]++
 	return true
 }
 
 func (c *conn) appendMessage(r *round, a *session.Action) {
-	e, err := a.Message.Encoded(c.s.Version(), a.QoS, false)
+	o := c.buffer()
+	buf, err := a.AppendMessage(o.buf, c.s.Version())
 	if err != nil { // the session has looked before
 		c.b.metrics.drop("encoding")
 		return
 	}
-	o := c.buffer()
-	o.buf = e.AppendTo(o.buf, a.PacketID, false, a.Expiry)
+	o.buf = buf
 	r.out[packet.PUBLISH]++
 }
 

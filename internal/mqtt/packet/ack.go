@@ -87,3 +87,13 @@ func (a *Ack) trimmed(keepReason bool) Ack {
 	}
 	return out
 }
+
+// AppendAck appends a PUBACK, PUBREC, PUBREL or PUBCOMP without problem
+// information. It does not allocate if dst has room for six bytes.
+func AppendAck(dst []byte, v Version, t Type, id uint16, code ReasonCode) ([]byte, error) {
+	if t < PUBACK || t > PUBCOMP {
+		return dst, protocolError("2.1.2", "the packet is no acknowledgement")
+	}
+	a := Ack{PacketID: id, ReasonCode: code}
+	return a.appendTo(t, dst, v)
+}

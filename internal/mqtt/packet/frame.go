@@ -55,7 +55,7 @@ func checkFirst(first byte) *Error {
 	t, flags := TypeOf(first), first&0x0F
 	switch {
 	case t == 0:
-		return malformed("2.1.2", "packet type 0 is reserved")
+		return protocolError("2.1.2", "packet type 0 is reserved")
 	case t == PUBLISH:
 		qos := flags >> 1 & 3
 		if qos == 3 {

@@ -29,8 +29,8 @@ func TestFrameRefusesEarly(t *testing.T) {
 		max  uint32
 		want string // code and clause, or empty for "more bytes"
 	}{
-		{"00", 0, "0x81 2.1.2"},
-		{"0F", 0, "0x81 2.1.2"},
+		{"00", 0, "0x82 2.1.2"},
+		{"0F", 0, "0x82 2.1.2"},
 		{"36", 0, "0x81 MQTT-3.3.1-4"},
 		{"38", 0, "0x81 MQTT-3.3.1-2"},
 		{"3F", 0, "0x81 MQTT-3.3.1-4"},

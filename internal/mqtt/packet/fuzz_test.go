@@ -62,6 +62,15 @@ func FuzzDecode(f *testing.F) {
 			if got := s.AppendTo(nil, pub.PacketID, pub.Dup, pub.MessageExpiryInterval.Value); !bytes.Equal(got, wire) {
 				t.Errorf("shared % X, want % X", got, wire)
 			}
+			if n, err := pub.Size(v); n != len(wire) || err != nil {
+				t.Errorf("size %d, %v, want %d", n, err, len(wire))
+			}
+			if !pub.Dup && pub.TopicAlias == 0 && !pub.MessageExpiryInterval.Set {
+				s.Adopt(frame, pub)
+				if got := s.AppendTo(nil, pub.PacketID, false, 0); !bytes.Equal(got, frame) || s.Len() != len(frame) || !bytes.Equal(s.Payload(), pub.Payload) {
+					t.Errorf("adopted % X, want % X", got, frame)
+				}
+			}
 		}
 	})
 }

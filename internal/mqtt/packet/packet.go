@@ -23,7 +23,7 @@ func Decode(v Version, frame []byte) (Packet, error) {
 	}
 	p := newPacket(TypeOf(frame[0]))
 	if p == nil {
-		return nil, malformed("2.1.2", "packet type 0 is reserved")
+		return nil, protocolError("2.1.2", "packet type 0 is reserved")
 	}
 	if err := p.Decode(v, frame); err != nil {
 		if p.Type() != CONNECT {

@@ -108,12 +108,10 @@ func checkTopicName(name []byte, v Version) *Error {
 		return protocolError("3.3.2.1", "the Topic Name is empty and there is no Topic Alias")
 	case len(name) == 0:
 		return malformed("MQTT-4.7.3-1", "the Topic Name is empty")
-	case !hasWildcard(name):
-		return nil
-	case v == V5:
-		return &Error{Code: TopicNameInvalid, Clause: "MQTT-3.3.2-2", Message: "the Topic Name contains a wildcard"}
+	case hasWildcard(name): // 0x90 is for names that are correctly formed
+		return malformed("MQTT-3.3.2-2", "the Topic Name contains a wildcard")
 	}
-	return malformed("MQTT-3.3.2-2", "the Topic Name contains a wildcard")
+	return nil
 }
 
 func (r *reader) payloadFormat() Optional[uint8] {
@@ -151,11 +149,19 @@ func (p *Publish) CheckPayloadFormat() error {
 // Clone returns a copy that shares no memory with p or the frame; all its
 // bytes are in one allocation.
 func (p *Publish) Clone() *Publish {
+	out := new(Publish)
+	p.CloneTo(out)
+	return out
+}
+
+// CloneTo is Clone into out, which is overwritten.
+func (p *Publish) CloneTo(out *Publish) {
 	n := len(p.Topic) + len(p.Payload) + len(p.ResponseTopic) + len(p.CorrelationData) + len(p.ContentType)
 	for _, u := range p.UserProperties {
 		n += len(u.Name) + len(u.Value)
 	}
-	out, buf := *p, make([]byte, 0, n)
+	buf := make([]byte, 0, n)
+	*out = *p
 	out.Topic, buf = carve(buf, p.Topic)
 	out.Payload, buf = carve(buf, p.Payload)
 	out.ResponseTopic, buf = carve(buf, p.ResponseTopic)
@@ -167,5 +173,4 @@ func (p *Publish) Clone() *Publish {
 		out.UserProperties[i].Name, buf = carve(buf, u.Name)
 		out.UserProperties[i].Value, buf = carve(buf, u.Value)
 	}
-	return &out
 }

@@ -31,78 +31,6 @@ func AppendPublish(dst []byte, v Version, p *Publish) (out []byte, at Offsets, e
 	return p.append(dst, v)
 }
 
-// Shared is a PUBLISH encoded once for many receivers, who differ in nothing
-// but Packet Identifier, DUP and what is left of the Message Expiry Interval.
-// It is immutable and safe for concurrent use.
-type Shared struct {
-	frame []byte
-	at    Offsets
-	head  int // bytes before the payload
-}
-
-// Share encodes p for version v. PacketID and Dup of p are ignored: each
-// receiver gets its own. Encode another one per version, QoS, RETAIN and set
-// of Subscription Identifiers.
-func Share(v Version, p *Publish) (*Shared, error) {
-	m := *p
-	m.Dup, m.PacketID = false, 0
-	if e := m.checkEncodable(v); e != nil {
-		return nil, e
-	}
-	frame, at, err := m.append(nil, v)
-	if err != nil {
-		return nil, err
-	}
-	return &Shared{frame: frame, at: at, head: len(frame) - len(p.Payload)}, nil
-}
-
-// Len returns the size of the packet in bytes, the same for every receiver.
-func (s *Shared) Len() int { return len(s.frame) }
-
-// QoS returns the packet's QoS.
-func (s *Shared) QoS() QoS { return QoS(s.frame[0] >> 1 & 3) }
-
-// Head returns the number of bytes before the payload; only they differ
-// between receivers.
-func (s *Shared) Head() int { return s.head }
-
-// Payload returns the payload as it is in the packet. It must not be changed.
-func (s *Shared) Payload() []byte { return s.frame[s.head:] }
-
-// AppendTo appends the packet to dst with the Packet Identifier id, which is
-// ignored for QoS 0 and must not be 0 otherwise. If the message has a Message
-// Expiry Interval, it is replaced by expiry, in seconds [MQTT-3.3.2-6].
-func (s *Shared) AppendTo(dst []byte, id uint16, dup bool, expiry uint32) []byte {
-	dst = slices.Grow(dst, len(s.frame))
-	return append(s.AppendHead(dst, id, dup, expiry), s.frame[s.head:]...)
-}
-
-// AppendHead is AppendTo without the payload, for a writer that sends the
-// payload from the shared bytes.
-func (s *Shared) AppendHead(dst []byte, id uint16, dup bool, expiry uint32) []byte {
-	start := len(dst)
-	dst = append(dst, s.frame[:s.head]...)
-	if dup && s.at.PacketID != 0 { // [MQTT-3.3.1-2]
-		dst[start] |= publishDup
-	}
-	if s.at.PacketID != 0 {
-		binary.BigEndian.PutUint16(dst[start+s.at.PacketID:], id)
-	}
-	if s.at.MessageExpiryInterval != 0 {
-		binary.BigEndian.PutUint32(dst[start+s.at.MessageExpiryInterval:], expiry)
-	}
-	return dst
-}
-
-// MessageExpiryInterval returns the interval that the message was encoded
-// with, in seconds.
-func (s *Shared) MessageExpiryInterval() (seconds uint32, ok bool) {
-	if s.at.MessageExpiryInterval == 0 {
-		return 0, false
-	}
-	return binary.BigEndian.Uint32(s.frame[s.at.MessageExpiryInterval:]), true
-}
-
 // checkEncodable checks everything but the Packet Identifier.
 func (p *Publish) checkEncodable(v Version) *Error {
 	if e := checkVersion(v); e != nil {
@@ -177,10 +105,24 @@ func (p *Publish) propertySize() (n int) {
 	return n
 }
 
-// append encodes a packet that has been checked. It leaves room for a Packet
-// Identifier even if that is still 0.
-func (p *Publish) append(dst []byte, v Version) ([]byte, Offsets, error) {
-	remaining, props := 2+len(p.Topic)+len(p.Payload), 0
+// Size returns how many bytes the packet takes encoded for version v, or why
+// it cannot be. The Packet Identifier is not looked at.
+func (p *Publish) Size(v Version) (int, error) {
+	m := *p
+	m.Dup, m.PacketID = false, 0
+	if e := m.checkEncodable(v); e != nil {
+		return 0, e
+	}
+	remaining, _, e := p.sizes(v)
+	if e != nil {
+		return 0, e
+	}
+	return 1 + varintSize(uint32(remaining)) + remaining, nil
+}
+
+// sizes returns the Remaining Length and the length of the properties.
+func (p *Publish) sizes(v Version) (remaining, props int, err *Error) {
+	remaining = 2 + len(p.Topic) + len(p.Payload)
 	if p.QoS > QoS0 {
 		remaining += 2
 	}
@@ -192,7 +134,17 @@ func (p *Publish) append(dst []byte, v Version) ([]byte, Offsets, error) {
 		}
 	}
 	if remaining > MaxRemainingLength {
-		return dst, Offsets{}, &Error{Code: PacketTooLarge, Clause: "2.1.4", Message: "the packet is longer than the protocol allows"}
+		return 0, 0, &Error{Code: PacketTooLarge, Clause: "2.1.4", Message: "the packet is longer than the protocol allows"}
+	}
+	return remaining, props, nil
+}
+
+// append encodes a packet that has been checked. It leaves room for a Packet
+// Identifier even if that is still 0.
+func (p *Publish) append(dst []byte, v Version) ([]byte, Offsets, error) {
+	remaining, props, e := p.sizes(v)
+	if e != nil {
+		return dst, Offsets{}, e
 	}
 	var at Offsets
 	start := len(dst)

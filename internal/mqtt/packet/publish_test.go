@@ -82,7 +82,7 @@ func TestShare(t *testing.T) {
 	if !p.Dup || p.PacketID != 77 {
 		t.Error("Share changed the packet")
 	}
-	if _, err := Share(V5, &Publish{Topic: []byte("#")}); CodeOf(err) != TopicNameInvalid {
+	if _, err := Share(V5, &Publish{Topic: []byte("#")}); CodeOf(err) != MalformedPacket {
 		t.Errorf("Share of a wildcard: got %v", err)
 	}
 }

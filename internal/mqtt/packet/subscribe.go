@@ -54,11 +54,28 @@ func (s *Subscribe) Decode(v Version, frame []byte) error {
 		r.fail(protocolError("MQTT-3.8.3-2", "there is no Topic Filter"))
 	}
 	for len(r.b) > 0 {
-		sub := Subscription{Filter: string(r.text())} // [MQTT-3.8.3-1]
+		sub := Subscription{Filter: r.filter()} // [MQTT-3.8.3-1]
 		sub.options(&r, v)
 		s.Subscriptions = append(s.Subscriptions, sub)
 	}
 	return r.end()
+}
+
+// filter reads a Topic Filter of at least one character.
+func (r *reader) filter() string {
+	f := string(r.text())
+	if f == "" && r.err == nil {
+		r.fail(malformed("MQTT-4.7.3-1", "the Topic Filter is empty"))
+	}
+	return f
+}
+
+// filter appends a Topic Filter.
+func (w *writer) filter(f string) {
+	if f == "" {
+		w.fail(malformed("MQTT-4.7.3-1", "the Topic Filter is empty"))
+	}
+	w.text(f)
 }
 
 func (s *Subscribe) properties(r *reader) {
@@ -136,7 +153,7 @@ func (s *Subscribe) AppendTo(dst []byte, v Version) ([]byte, error) {
 	}
 	for i := range s.Subscriptions {
 		sub := &s.Subscriptions[i]
-		w.text(sub.Filter)
+		w.filter(sub.Filter)
 		w.byte(sub.encode(&w, v))
 	}
 	return w.end()

@@ -33,7 +33,7 @@ func (u *Unsubscribe) Decode(v Version, frame []byte) error {
 		r.fail(protocolError("MQTT-3.10.3-2", "there is no Topic Filter"))
 	}
 	for len(r.b) > 0 {
-		u.Filters = append(u.Filters, string(r.text())) // [MQTT-3.10.3-1]
+		u.Filters = append(u.Filters, r.filter()) // [MQTT-3.10.3-1]
 	}
 	return r.end()
 }
@@ -54,7 +54,7 @@ func (u *Unsubscribe) AppendTo(dst []byte, v Version) ([]byte, error) {
 		w.fail(protocolError("MQTT-3.10.3-2", "there is no Topic Filter"))
 	}
 	for _, f := range u.Filters {
-		w.text(f)
+		w.filter(f)
 	}
 	return w.end()
 }

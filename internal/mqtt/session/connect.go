@@ -2,9 +2,9 @@ package session
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
-	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/topic"
 )
@@ -41,12 +41,16 @@ func (s *Session) stepConnecting(in *Input, now time.Time, out []Action) []Actio
 
 func (s *Session) shut(out []Action) []Action {
 	s.phase = ended
+	s.asked, s.will = nil, nil
 	return append(out, Action{Kind: Shut})
 }
 
 // refuse answers CONNECT with a failure and closes (3.1.4 of both versions).
 func (s *Session) refuse(code packet.ReasonCode, text string, out []Action) []Action {
 	if s.version == packet.V5 || packet.ConnackReturnCode(code) != packet.NoReturnCode {
+		if s.cfg.NoReasonStrings {
+			text = ""
+		}
 		out = append(out, Action{Kind: Send, Packet: &packet.Connack{ReasonCode: code, ReasonString: text}})
 	}
 	return s.shut(out)
@@ -67,9 +71,15 @@ func (s *Session) connect(c *packet.Connect, out []Action) []Action {
 	}
 	s.asked = c.Clone()
 	s.will = s.asked.Will
-	s.sessionExpiry = c.SessionExpiryInterval
+	s.expiry = s.cfg.expiry(c)
 	s.phase = awaitAdmission
-	return append(out, Action{Kind: Admit, Connect: s.asked, ClientID: s.id})
+	a := Action{Kind: Admit, Connect: s.asked, ClientID: s.id, Expiry: s.expiry}
+	if method := s.asked.AuthenticationMethod; method != "" {
+		s.auth = &exchange{method: method, running: true}
+		a.Kind = Authenticate
+		a.Auth = &Auth{Connect: s.asked, Method: method, Data: s.asked.AuthenticationData}
+	}
+	return append(out, a)
 }
 
 // judge returns why a CONNECT is refused before anybody is asked who it is
@@ -81,8 +91,8 @@ func (s *Session) judge(c *packet.Connect) (packet.ReasonCode, string) {
 		return packet.ClientIdentifierNotValid, "a session that is kept needs a client id"
 	case len(c.ClientID) > cfg.MaxClientID:
 		return packet.ClientIdentifierNotValid, fmt.Sprintf("the client id is longer than %d bytes", cfg.MaxClientID)
-	case c.AuthenticationMethod != "": // [MQTT-4.12.0-1]
-		return packet.BadAuthenticationMethod, "enhanced authentication is not available"
+	case c.AuthenticationMethod != "" && !slices.Contains(cfg.AuthMethods, c.AuthenticationMethod): // [MQTT-4.12.0-1]
+		return packet.BadAuthenticationMethod, "the authentication method is not available"
 	case cfg.RefuseUserProps && len(c.UserProperties) > 0:
 		return packet.ImplementationSpecificError, "user properties on CONNECT are not supported"
 	case c.Will == nil:
@@ -109,149 +119,3 @@ func (s *Session) judgeWill(w *packet.Will) (packet.ReasonCode, string) {
 	}
 	return 0, ""
 }
-
-// stepAdmission waits for Admitted or Refused. Whatever ends the connection
-// meanwhile is remembered: the claim may stand, and then so must its end.
-func (s *Session) stepAdmission(in *Input, now time.Time, out []Action) []Action {
-	switch in.Kind {
-	case Admitted:
-		s.phase = online
-		if s.doom == nil {
-			return s.admitted(in.Admission, now, out)
-		}
-		if s.doom.code != 0 {
-			out = append(out, Action{Kind: Send, Packet: &packet.Connack{ReasonCode: s.doom.connack()}})
-		}
-		return s.end(s.doom.ending, 0, true, out)
-	case Refused:
-		if s.doom == nil {
-			return s.refuse(in.Code, in.Text, out)
-		}
-		if s.doom.code != 0 {
-			return s.refuse(s.doom.connack(), "", out)
-		}
-		return s.shut(out)
-	case Close:
-		s.condemn(in.Ending, in.Code)
-	case Lost:
-		s.condemn(in.Ending, 0)
-	}
-	return out
-}
-
-func (s *Session) condemn(e Ending, code packet.ReasonCode) {
-	if s.doom == nil {
-		s.doom = &doom{e, code}
-	}
-}
-
-// connack is the code for CONNACK, which has not all of DISCONNECT's.
-func (d *doom) connack() packet.ReasonCode {
-	if d.code == packet.NotAuthorized {
-		return d.code
-	}
-	return packet.ServerUnavailable
-}
-
-// admitted answers CONNECT with what the server offers (3.2.2.3).
-func (s *Session) admitted(a Admission, now time.Time, out []Action) []Action {
-	c, cfg := s.asked, s.cfg
-	s.asked = nil
-	s.heard = now // the wait for the disk is not the client's
-	s.expires, s.expiry = a.ExpiresAt, a.ExpiryDetail
-	s.inflightMax = min(cfg.MaxInflight, c.ReceiveMaximum) // [MQTT-3.3.4-9]
-	keep := c.KeepAlive
-	ack := &packet.Connack{} // Session Present stays 0: no state outlives a connection yet
-	if cfg.MaximumKeepAlive != 0 && (keep == 0 || keep > cfg.MaximumKeepAlive) {
-		keep = cfg.MaximumKeepAlive
-		ack.ServerKeepAlive = packet.Some(keep) // [MQTT-3.1.2-21]
-	}
-	s.keepAlive = time.Duration(keep) * time.Second * 3 / 2
-	if s.version == packet.V5 {
-		if c.SessionExpiryInterval != 0 {
-			ack.SessionExpiryInterval = packet.Some[uint32](0)
-		}
-		if cfg.ReceiveMaximum != 65535 {
-			ack.ReceiveMaximum = cfg.ReceiveMaximum
-		}
-		if cfg.MaximumQoS < packet.QoS2 {
-			ack.MaximumQoS = packet.Some(cfg.MaximumQoS)
-		}
-		ack.RetainAvailable = packet.Some(cfg.RetainAvailable)
-		ack.WildcardSubscriptionAvailable = packet.Some(true)
-		ack.SharedSubscriptionAvailable = packet.Some(cfg.SharedAvailable)
-		ack.SubscriptionIdentifiersAvailable = packet.Some(cfg.SubscriptionIDAvailable)
-		ack.MaximumPacketSize = cfg.MaximumPacketSize
-		ack.TopicAliasMaximum = cfg.TopicAliasMaximum
-		if s.assign {
-			ack.AssignedClientIdentifier = s.id // [MQTT-3.2.2-16]
-		}
-	}
-	return append(out, Action{Kind: Send, Packet: ack})
-}
-
-// disconnected handles the client's DISCONNECT.
-func (s *Session) disconnected(p *packet.Disconnect, out []Action) []Action {
-	if p.SessionExpiryInterval.Value != 0 && s.sessionExpiry == 0 {
-		return s.violation(&packet.Error{
-			Code: packet.ProtocolError, Clause: "3.14.2.2.2",
-			Message: "DISCONNECT sets a session expiry that CONNECT did not",
-		}, "DISCONNECT", out)
-	}
-	if s.cfg.RefuseUserProps && len(p.UserProperties) > 0 {
-		return s.violation(userProps, "DISCONNECT", out)
-	}
-	detail := "the client disconnected"
-	if p.ReasonCode != packet.NormalDisconnection {
-		detail = fmt.Sprintf("the client disconnected: %s", p.ReasonCode)
-	}
-	return s.end(Ending{disconnect.ClientInitiatedDisconnect, disconnect.Evidence{
-		Kind: disconnect.Packet, Packet: "DISCONNECT", Code: uint8(p.ReasonCode), HasCode: s.version == packet.V5,
-		Detail: detail,
-	}}, 0, p.ReasonCode != packet.NormalDisconnection, out) // [MQTT-3.14.4-3]
-}
-
-// violation ends the session because the client broke a rule.
-func (s *Session) violation(e *packet.Error, name string, out []Action) []Action {
-	if e == nil {
-		e = &packet.Error{Code: packet.ProtocolError, Message: "protocol error"}
-	}
-	detail := e.Message
-	if e.Clause != "" {
-		detail += " [" + e.Clause + "]"
-	}
-	reason := disconnect.ClientError
-	if e.Code == packet.NotAuthorized {
-		reason = disconnect.ClientAuthorizationError
-	}
-	return s.end(Ending{reason, disconnect.Evidence{
-		Kind: disconnect.Packet, Packet: name, Code: uint8(e.Code), HasCode: true, Detail: detail,
-	}}, e.Code, true, out)
-}
-
-// end ends an admitted session: with a DISCONNECT where there is a code to
-// give and a version that has it, then with its end, its Will if that is due,
-// and the closing of the transport.
-func (s *Session) end(e Ending, code packet.ReasonCode, will bool, out []Action) []Action {
-	s.phase = ended
-	if code != 0 && s.version == packet.V5 {
-		p := &packet.Disconnect{ReasonCode: code}
-		switch e.Reason {
-		case disconnect.ClientError, disconnect.ClientAuthorizationError, disconnect.SessionOverflow:
-			p.ReasonString = e.Evidence.Detail
-		}
-		out = append(out, Action{Kind: Send, Packet: p})
-		if !e.Evidence.HasCode {
-			e.Evidence.Code, e.Evidence.HasCode = uint8(code), true
-		}
-	}
-	a := Action{Kind: End, Ending: e}
-	if will && s.will != nil { // [MQTT-3.1.2-8]
-		p := s.will.Publish()
-		a.Will = s.newMessage(&p)
-	}
-	s.will, s.inflight, s.queue, s.acks, s.aliases = nil, nil, nil, nil, nil
-	return append(out, a, Action{Kind: Shut})
-}
-
-func reserved(name []byte) bool { return len(name) > 0 && name[0] == '$' }

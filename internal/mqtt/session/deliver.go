@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"rollcall/internal/disconnect"
@@ -11,108 +12,145 @@ import (
 // deliver handles a message that matched a subscription of the client.
 func (s *Session) deliver(in *Input, now time.Time, out []Action) []Action {
 	m := in.Message
-	qos := min(m.QoS, in.QoS) // [MQTT-3.8.4-8]
-	if why := s.undeliverable(m, qos, now); why != "" {
-		return dropped(why, out)
+	a := Action{Kind: SendMessage, Message: m, Retain: in.Retain, SubscriptionIDs: in.SubscriptionIDs,
+		QoS: min(m.QoS, in.QoS)} // [MQTT-3.8.4-8]
+	if a.QoS == packet.QoS0 {
+		return s.deliverQoS0(&a, in, now, out)
 	}
-	if qos == packet.QoS0 {
-		if in.Congested {
-			return dropped("congested", out)
+	o := &s.out
+	if o.waiting == 0 && !in.Congested && o.flying < uint32(s.inflightMax) {
+		if why := s.prepare(&a, now); why != 0 {
+			return s.dropped(why, in.PacketID, out)
 		}
-		return append(out, s.outgoing(m, qos, 0, now))
+		if a.PacketID = in.PacketID; a.PacketID == 0 {
+			s.nextID = o.free(s.nextID)
+			a.PacketID = s.nextID
+		}
+		f := s.out.push(flight{id: a.PacketID, qos: a.QoS, state: sent, retain: in.Retain, counted: true})
+		o.flying++
+		if s.stored || in.Share != "" {
+			f.message, f.extra = m.Keep(), s.extra(in)
+		}
+		return append(out, a)
 	}
-	if len(s.queue) == 0 && !in.Congested && len(s.inflight) < int(s.inflightMax) {
-		return s.sendQoS1(m, now, out)
+	if why := s.undeliverable(&a, now); why != 0 {
+		return s.dropped(why, in.PacketID, out)
 	}
-	if len(s.queue) >= s.cfg.QueueMessages || s.queueLen+m.Size() > s.cfg.QueueBytes && len(s.queue) > 0 {
-		return s.end(Ending{disconnect.SessionOverflow, disconnect.Evidence{
-			Kind: disconnect.Limit,
-			Detail: fmt.Sprintf("%d messages of %d bytes waited and %d were unacknowledged; the limit is %d messages or %d bytes",
-				len(s.queue), s.queueLen, len(s.inflight), s.cfg.QueueMessages, s.cfg.QueueBytes),
-		}}, packet.QuotaExceeded, true, out)
+	if !s.stored {
+		if int(o.waiting) >= s.cfg.QueueMessages || s.outBytes+m.Size() > s.cfg.QueueBytes && o.waiting > 0 {
+			return s.overflow(out)
+		}
+		s.outBytes += m.Size()
 	}
-	s.queue = append(s.queue, m)
-	s.queueLen += m.Size()
+	o.push(flight{id: in.PacketID, qos: a.QoS, retain: in.Retain, message: m.Keep(), extra: s.extra(in)})
+	o.waiting++
 	return out
 }
 
-// undeliverable says why a message can't be sent to this client at all.
-func (s *Session) undeliverable(m *Message, qos packet.QoS, now time.Time) string {
-	if at := m.Expires(); !at.IsZero() && !now.Before(at) { // [MQTT-3.3.2-5]
-		return "expired"
+// extra returns what a message that is kept has besides, or nil.
+func (s *Session) extra(in *Input) *extra {
+	if in.Share == "" && (len(in.SubscriptionIDs) == 0 || s.version != packet.V5) {
+		return nil
 	}
-	e, err := m.Encoded(s.version, qos, false)
-	if err != nil {
-		return "encoding" // e.g. a topic of MQTT 5 that 3.1.1 cannot carry
-	}
-	if s.sizeMax != 0 && uint64(e.Len()) > uint64(s.sizeMax) { // [MQTT-3.1.2-25]
-		return "too_large"
-	}
-	return ""
+	return &extra{ids: slices.Clone(in.SubscriptionIDs), share: in.Share}
 }
 
-func dropped(why string, out []Action) []Action {
-	return append(out, Action{Kind: Drop, Ending: Ending{Evidence: disconnect.Evidence{Detail: why}}})
-}
-
-func (s *Session) outgoing(m *Message, qos packet.QoS, id uint16, now time.Time) Action {
-	a := Action{Kind: SendMessage, Message: m, QoS: qos, PacketID: id}
-	if at := m.Expires(); !at.IsZero() { // [MQTT-3.3.2-6]
-		a.Expiry = uint32((at.Sub(now) + time.Second - 1) / time.Second)
+func (s *Session) deliverQoS0(a *Action, in *Input, now time.Time, out []Action) []Action {
+	if in.Congested {
+		return s.dropped(DropCongested, in.PacketID, out)
 	}
-	return a
-}
-
-func (s *Session) sendQoS1(m *Message, now time.Time, out []Action) []Action {
-	if s.inflight == nil {
-		s.inflight = make(map[uint16]struct{})
+	if why := s.prepare(a, now); why != 0 {
+		return s.dropped(why, in.PacketID, out)
 	}
-	for { // [MQTT-2.2.1-3]; fewer than 65,535 are in flight, so one is free
-		s.nextID++
-		if _, used := s.inflight[s.nextID]; s.nextID != 0 && !used {
-			break
-		}
-	}
-	s.inflight[s.nextID] = struct{}{}
-	return append(out, s.outgoing(m, packet.QoS1, s.nextID, now))
-}
-
-// drain sends what waits, as far as the client's window allows.
-func (s *Session) drain(now time.Time, out []Action) []Action {
-	for len(s.queue) > 0 && len(s.inflight) < int(s.inflightMax) {
-		m := s.queue[0]
-		s.queue[0] = nil
-		s.queue = s.queue[1:]
-		s.queueLen -= m.Size()
-		if why := s.undeliverable(m, packet.QoS1, now); why != "" {
-			out = dropped(why, out)
-			continue
-		}
-		out = s.sendQoS1(m, now, out)
-	}
-	if len(s.queue) == 0 {
-		s.queue = nil
+	out = append(out, *a)
+	if s.stored && in.PacketID != 0 { // nobody will acknowledge it
+		out = append(out, Action{Kind: Settle, PacketID: in.PacketID})
 	}
 	return out
 }
 
-// acknowledged handles a PUBACK. While the transport is behind, what waits
-// goes on waiting for Drain: a client that acknowledges and does not read must
-// not make us send without bound.
-func (s *Session) acknowledged(p *packet.Puback, congested bool, now time.Time, out []Action) []Action {
+func (s *Session) dropped(why DropReason, id uint16, out []Action) []Action {
+	out = append(out, Action{Kind: Drop, Why: why})
+	if s.stored && id != 0 {
+		out = append(out, Action{Kind: Settle, PacketID: id})
+	}
+	return out
+}
+
+func (s *Session) overflow(out []Action) []Action {
+	return s.end(Ending{disconnect.SessionOverflow, disconnect.Evidence{
+		Kind: disconnect.Limit,
+		Detail: fmt.Sprintf("%d messages of %d bytes waited and %d were unacknowledged; the limit is %d messages or %d bytes",
+			s.out.waiting, s.outBytes, s.out.flying, s.cfg.QueueMessages, s.cfg.QueueBytes),
+	}}, packet.QuotaExceeded, true, out)
+}
+
+// prepare completes a message that is sent now, or says why it cannot be.
+func (s *Session) prepare(a *Action, now time.Time) DropReason {
+	if why := s.undeliverable(a, now); why != 0 {
+		return why
+	}
+	if at := a.Message.Expires(); !at.IsZero() { // [MQTT-3.3.2-6]
+		a.Expiry = uint32(max(0, (at.Sub(now)+time.Second-1)/time.Second))
+	}
+	if s.aliasMax > 0 {
+		s.alias(a)
+	}
+	return 0
+}
+
+// undeliverable says why a message can't be sent to this client at all, or 0.
+func (s *Session) undeliverable(a *Action, now time.Time) DropReason {
+	if at := a.Message.Expires(); !at.IsZero() && !now.Before(at) && !a.Dup { // [MQTT-3.3.2-5], but [MQTT-4.3.3-7]
+		return DropExpired
+	}
+	var n int
+	if len(a.SubscriptionIDs) > 0 && s.version == packet.V5 {
+		p := a.Message.Publish
+		p.QoS, p.Retain, p.SubscriptionIdentifiers, p.TopicAlias = a.QoS, a.Retain, a.SubscriptionIDs, 0
+		size, err := p.Size(s.version)
+		if err != nil {
+			return DropEncoding
+		}
+		n = size
+	} else {
+		e, err := a.Message.Encoded(s.version, a.QoS, a.Retain)
+		if err != nil {
+			return DropEncoding
+		}
+		n = e.Len()
+	}
+	if s.sizeMax != 0 && uint64(n) > uint64(s.sizeMax) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+		return DropTooLarge
+	}
+	return 0
+}
+
+// puback handles a PUBACK.
+func (s *Session) puback(p *packet.Ack, congested bool, now time.Time, out []Action) []Action {
+	if e := s.judgeAck(p, "PUBACK"); e != nil {
+		return s.violation(e, "PUBACK", out)
+	}
+	f := s.out.find(p.PacketID)
+	switch {
+	case f == nil:
+		return out // of an earlier connection, or a mistake that harms nobody
+	case f.qos != packet.QoS1:
+		return s.violation(wrongAck, "PUBACK", out)
+	}
+	return s.settled(f, congested, now, out)
+}
+
+var wrongAck = &packet.Error{Code: packet.ProtocolError, Clause: "4.3", Message: "the packet does not belong to the message's QoS or step"}
+
+// judgeAck returns why a PUBACK or PUBREC ends the connection, or nil.
+func (s *Session) judgeAck(p *packet.Ack, name string) *packet.Error {
 	if s.cfg.RefuseUserProps && len(p.UserProperties) > 0 {
-		return s.violation(userProps, "PUBACK", out)
+		return userProps
 	}
 	if p.ReasonCode.Failed() && s.cfg.FatalNegativeAck {
-		return s.violation(&packet.Error{Code: packet.ImplementationSpecificError,
-			Message: "the client answered a message with a failure: " + p.ReasonCode.String()}, "PUBACK", out)
+		return &packet.Error{Code: packet.ImplementationSpecificError,
+			Message: "the client answered a message with a failure: " + p.ReasonCode.String()}
 	}
-	if _, ok := s.inflight[p.PacketID]; !ok {
-		return out // of an earlier connection, or a mistake that harms nobody
-	}
-	delete(s.inflight, p.PacketID)
-	if congested {
-		return out
-	}
-	return s.drain(now, out)
+	return nil
 }

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
@@ -10,50 +11,102 @@ import (
 )
 
 // FuzzConversation drives a session with a conversation made of the input: a
-// byte that picks what happens, then what it needs. The frames are whatever
-// bytes follow, cut and decoded as the broker does it. Whatever happens, the
-// session keeps its promises.
+// byte that picks the server's offer, then bytes that pick what happens, each
+// followed by what it needs. The frames are whatever bytes follow, cut and
+// decoded as the broker does it. Whatever happens, the session keeps its
+// promises.
 func FuzzConversation(f *testing.F) {
-	encode := func(v packet.Version, ps ...packet.Packet) (out []byte) {
+	encode := func(offer byte, v packet.Version, ps ...packet.Packet) []byte {
+		out := []byte{offer}
 		for _, p := range ps {
 			frame, err := p.AppendTo(nil, v)
 			if err != nil {
 				f.Fatal(err)
 			}
 			out = append(append(out, 0, byte(len(frame))), frame...)
-			out = append(out, 1) // admitted, or nothing
+			out = append(out, 1, 5, 0) // admitted, or nothing; committed
 		}
 		return out
 	}
-	will := &packet.Will{Topic: []byte("w"), Payload: []byte("x"), QoS: 1}
-	f.Add(encode(packet.V5,
-		&packet.Connect{ClientID: "c", KeepAlive: 10, CleanStart: true, Will: will, ReceiveMaximum: 2},
-		&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{{Filter: "a/#", QoS: 1}}},
-		&packet.Publish{Topic: []byte("a"), TopicAlias: 1, QoS: 1, PacketID: 2, Payload: []byte("p")},
+	will := &packet.Will{Topic: []byte("w"), Payload: []byte("x"), QoS: 1, DelayInterval: 5}
+	f.Add(encode(0, packet.V5,
+		&packet.Connect{ClientID: "c", KeepAlive: 10, CleanStart: true, Will: will, ReceiveMaximum: 2, TopicAliasMaximum: 5},
+		&packet.Subscribe{PacketID: 1, SubscriptionIdentifier: 4, Subscriptions: []packet.Subscription{{Filter: "a/#", QoS: 1}}},
+		&packet.Publish{Topic: []byte("a/b/c"), TopicAlias: 1, QoS: 1, PacketID: 2, Payload: []byte("p")},
 		&packet.Publish{TopicAlias: 1, QoS: 1, PacketID: 3},
 		&packet.Puback{PacketID: 1}, &packet.Pingreq{},
 		&packet.Unsubscribe{PacketID: 4, Filters: []string{"a/#"}}, &packet.Disconnect{ReasonCode: 4}))
-	f.Add(encode(packet.V311, &packet.Connect{ClientID: "c", CleanStart: true, ReceiveMaximum: 65535},
+	f.Add(encode(0, packet.V311, &packet.Connect{ClientID: "c", CleanStart: true, ReceiveMaximum: 65535},
 		&packet.Publish{Topic: []byte("a"), QoS: 1, PacketID: 2}, &packet.Disconnect{}))
-	f.Add(append(encode(packet.V5, &packet.Connect{ClientID: "c", ReceiveMaximum: 1, CleanStart: true}), 3, 3, 3, 3, 3, 3, 4, 5, 6, 7, 8, 9))
+	qos2 := []packet.Packet{&packet.Connect{ClientID: "c", SessionExpiryInterval: 9, ReceiveMaximum: 2},
+		&packet.Publish{Topic: []byte("a"), QoS: 2, PacketID: 2}, &packet.Publish{Topic: []byte("a"), QoS: 2, PacketID: 2, Dup: true},
+		&packet.Publish{Topic: []byte("a"), QoS: 2, PacketID: 3},
+		&packet.Pubrel{PacketID: 2}, &packet.Pubrec{PacketID: 1}, &packet.Pubcomp{PacketID: 1}, &packet.Pubrel{PacketID: 3},
+		&packet.Pubrec{PacketID: 2, ReasonCode: 0x80}, &packet.Pubcomp{PacketID: 7}}
+	f.Add(encode(1, packet.V5, qos2...))
+	f.Add(append(encode(3, packet.V5, qos2...), 9, 11, 0, 3, 3, 3))
+	f.Add(append(encode(1, packet.V5, &packet.Connect{ClientID: "c", ReceiveMaximum: 1, CleanStart: true}), 3, 3, 3, 3, 3, 3, 4, 5, 6, 7, 8, 9, 11))
+	f.Add(append(encode(4, packet.V5, &packet.Connect{ClientID: "c", AuthenticationMethod: "M"}), 10, 0,
+		6, 0xF0, 6, 0x18, 4, 0x15, 0, 1, 'M', 1))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		w := &witness{t: t, s: session.New(config(), epoch), now: epoch}
-		for len(p) > 0 {
+		if len(p) == 0 {
+			return
+		}
+		w := &witness{t: t, now: epoch, cfg: config()}
+		w.offer(p[0])
+		w.connect(nil)
+		for p = p[1:]; len(p) > 0; {
 			p = w.next(p)
 		}
 	})
 }
 
-// witness checks what a session does.
+// witness checks what sessions of one client do.
 type witness struct {
-	t        *testing.T
-	s        *session.Session
-	now      time.Time
-	asked    bool // Admit came
+	t       *testing.T
+	cfg     *session.Config
+	stored  bool
+	s       *session.Session
+	now     time.Time
+	state   *session.State  // for the next Admitted
+	scratch session.Message // of every PUBLISH
+
+	asked    bool // Admit or Authenticate came
 	admitted bool
 	ended    bool
 	shut     bool
-	owed     []uint32 // tokens in the order they were given out
+	window   uint16
+	owed     []uint64 // tokens in the order they were given out
+
+	lastID uint16          // of a stored session
+	kept   map[uint16]bool // packet ids that the driver stores
+	flying map[uint16]bool // QoS 1 and 2 messages that the client has not answered
+}
+
+func (w *witness) offer(b byte) {
+	if b&1 != 0 {
+		w.cfg.MaximumQoS = packet.QoS2
+	}
+	w.stored = b&2 != 0
+	if b&4 != 0 {
+		w.cfg.AuthMethods = []string{"M"}
+	}
+	if b&8 != 0 {
+		w.cfg.RetainAvailable, w.cfg.SharedAvailable, w.cfg.SubscriptionIDAvailable = true, true, true
+		w.cfg.ServerAliasMaximum = 2
+	}
+	if b&16 != 0 {
+		w.cfg.RefuseUserProps, w.cfg.FatalNegativeAck, w.cfg.MaxWillDelay, w.cfg.MaxSessionExpiry = true, true, 2, 5
+	}
+}
+
+func (w *witness) connect(st *session.State) {
+	w.s, w.state = session.New(w.cfg, w.now), st
+	w.asked, w.admitted, w.ended, w.shut, w.owed = false, false, false, false, nil
+	w.flying = map[uint16]bool{}
+	if st == nil {
+		w.kept = map[uint16]bool{}
+	}
 }
 
 func (w *witness) next(p []byte) (rest []byte) {
@@ -66,23 +119,24 @@ func (w *witness) next(p []byte) (rest []byte) {
 		rest = rest[1:]
 		return b
 	}
-	switch op % 10 {
+	waiting := w.asked && !w.admitted && !w.ended && w.s.Paused()
+	switch op % 12 {
 	case 0: // a frame
 		n := min(int(take()), len(rest))
-		w.frame(rest[:n])
+		w.frame(bytes.Clone(rest[:n]), op > 200)
 		rest = rest[n:]
 	case 1:
-		if w.asked && !w.admitted && !w.ended {
+		if waiting {
 			w.admitted = true
-			w.step(session.Input{Kind: session.Admitted})
+			w.step(session.Input{Kind: session.Admitted, Admission: &session.Admission{Stored: w.stored, Resumed: w.state != nil, State: w.state}})
 		}
 	case 2:
-		if w.asked && !w.admitted && !w.ended {
+		if waiting {
 			w.step(session.Input{Kind: session.Refused, Code: packet.NotAuthorized})
 		}
 	case 3:
-		m := &session.Message{Publish: packet.Publish{Topic: []byte("t"), QoS: packet.QoS(take() % 2)}, Received: w.now}
-		w.step(session.Input{Kind: session.Deliver, Message: m, QoS: packet.QoS(op / 10 % 2), Congested: op > 200})
+		b := take()
+		w.deliver(&session.Message{Publish: packet.Publish{Topic: []byte("topic"), QoS: packet.QoS(b % 3)}, Received: w.now}, op, b)
 	case 4:
 		w.now = w.now.Add(time.Duration(take()) * time.Second)
 		w.step(session.Input{Kind: session.Tick})
@@ -92,23 +146,86 @@ func (w *witness) next(p []byte) (rest []byte) {
 			token := w.owed[i]
 			w.owed = append(w.owed[:i], w.owed[i+1:]...)
 			in := session.Input{Kind: session.Committed, Token: token}
+			if op > 200 {
+				in.Code = packet.QuotaExceeded
+			}
 			w.step(in)
 		}
 	case 6:
 		w.step(session.Input{Kind: session.Drain})
 	case 7:
-		w.step(session.Input{Kind: session.Committed, Token: uint32(take())<<8 | 0x80000000})
+		w.step(session.Input{Kind: session.Committed, Token: uint64(take())<<8 | 1<<40})
 	case 8:
 		w.step(session.Input{Kind: session.Close, Code: packet.AdministrativeAction,
 			Ending: session.Ending{Reason: disconnect.ServerInitiatedDisconnect}})
 	case 9:
 		w.step(session.Input{Kind: session.Lost, Ending: session.Ending{Reason: disconnect.ConnectionLost}})
+	case 10:
+		if waiting || w.admitted {
+			w.step(session.Input{Kind: session.Challenge, Data: []byte{take()}})
+		}
+	case 11: // the next connection, or the same one again
+		switch {
+		case w.ended:
+			w.connect(w.left())
+		case w.admitted:
+			w.step(session.Input{Kind: session.Reauthenticated, Admission: &session.Admission{ExpiresAt: w.now.Add(time.Minute)}})
+		}
 	}
 	return rest
 }
 
-// frame does what the broker does with bytes.
-func (w *witness) frame(b []byte) {
+// left is what the ended session leaves to the next, with all tokens answered.
+func (w *witness) left() *session.State {
+	if !w.admitted {
+		return w.state
+	}
+	for _, token := range w.owed {
+		w.s.Step(session.Input{Kind: session.Committed, Token: token}, w.now, nil)
+	}
+	if !w.s.Settled() {
+		w.t.Fatal("tokens are open that nobody was given")
+	}
+	st := w.s.State()
+	for _, o := range st.Inflight {
+		if w.stored && !w.kept[o.PacketID] {
+			w.t.Fatalf("packet id %d is in flight and not stored", o.PacketID)
+		}
+		if w.stored && o.Message == nil && !o.Released {
+			w.t.Fatalf("message %d of a stored session is gone", o.PacketID)
+		}
+	}
+	if w.stored && len(st.Inflight) != len(w.kept) {
+		w.t.Fatalf("%d messages in flight, %d stored", len(st.Inflight), len(w.kept))
+	}
+	return st
+}
+
+// deliver does what a driver does with a message for the client.
+func (w *witness) deliver(m *session.Message, op, b byte) {
+	in := session.Input{Kind: session.Deliver, Message: m, QoS: packet.QoS(op / 12 % 3), Congested: op > 200, Retain: b&32 != 0}
+	if b&64 != 0 {
+		in.SubscriptionIDs = []uint32{1, 300}
+	}
+	if b&128 != 0 {
+		in.Share = "g"
+	}
+	if w.stored && min(m.QoS, in.QoS) > 0 {
+		if w.s.Room() == 0 {
+			return
+		}
+		w.lastID++
+		if w.lastID == 0 || w.kept[w.lastID] {
+			return
+		}
+		w.kept[w.lastID] = true
+		in.PacketID = w.lastID
+	}
+	w.step(in)
+}
+
+// frame does what the broker does with bytes. The buffer is used again.
+func (w *witness) frame(b []byte, congested bool) {
 	if w.s.Paused() || w.ended {
 		return
 	}
@@ -116,63 +233,58 @@ func (w *witness) frame(b []byte) {
 	if err == nil && n == 0 {
 		return
 	}
-	in := session.Input{Kind: session.Received}
+	in := session.Input{Kind: session.Received, Congested: congested}
 	if err == nil {
 		in.Packet, err = packet.Decode(w.s.Version(), b[:n])
+		in.Frame, in.Scratch = b[:n], &w.scratch
 	}
 	if err != nil {
 		e, ok := err.(*packet.Error)
 		if !ok {
 			w.t.Fatalf("an error of type %T", err)
 		}
-		in.Kind, in.Err = session.Garbled, e
+		in.Kind, in.Err, in.Text = session.Garbled, e, packet.TypeOf(b[0]).String()
+	} else {
+		w.answered(in.Packet)
+	}
+	if c, ok := in.Packet.(*packet.Connect); ok && !w.asked {
+		w.window = c.ReceiveMaximum
 	}
 	w.step(in)
+	w.scratch.Reset()
+	for i := range b {
+		b[i] = 0xEE // is no UTF-8
+	}
+}
+
+// answered notes which messages a packet of the client's answers.
+func (w *witness) answered(p packet.Packet) {
+	switch p := p.(type) {
+	case *packet.Puback:
+		delete(w.flying, p.PacketID)
+	case *packet.Pubrec:
+		if p.ReasonCode.Failed() {
+			delete(w.flying, p.PacketID)
+		}
+	case *packet.Pubcomp:
+		delete(w.flying, p.PacketID)
+	}
 }
 
 func (w *witness) step(in session.Input) {
 	t := w.t
 	acts := w.s.Step(in, w.now, nil)
-	if w.shut && len(acts) > 0 {
-		t.Fatalf("actions after the end: %v", show(acts[0]))
-	}
-	for i, a := range acts {
+	var routed *session.Message
+	for i := range acts {
+		a := &acts[i]
 		if w.shut {
-			t.Fatalf("%s after shut", show(a))
+			t.Fatalf("%s after the end", show(*a))
 		}
-		switch a.Kind {
-		case session.Admit:
-			if w.asked {
-				t.Fatal("admit twice")
-			}
-			w.asked = true
-		case session.Send:
-			if w.ended && a.Packet.Type() != packet.CONNACK {
-				t.Fatalf("%s after the end", show(a))
-			}
-			if _, ok := a.Packet.(*packet.Connack); !w.admitted && w.asked && !ok {
-				t.Fatalf("%s before admission", show(a))
-			}
-			if _, err := a.Packet.AppendTo(nil, w.s.Version()); err != nil {
-				t.Fatalf("%s cannot be encoded: %v", show(a), err)
-			}
-		case session.SendMessage:
-			if a.QoS > 0 && a.PacketID == 0 {
-				t.Fatal("QoS 1 without packet id")
-			}
-		case session.Route, session.Subscribe, session.Unsubscribe:
-			if !w.admitted {
-				t.Fatalf("%s before admission", show(a))
-			}
-			if a.Token != 0 {
-				w.owed = append(w.owed, a.Token)
-			}
-		case session.End:
-			if !w.admitted || w.ended || !a.Ending.Reason.Valid() {
-				t.Fatalf("%s (admitted %v, ended %v)", show(a), w.admitted, w.ended)
-			}
-			w.ended = true
-		case session.Shut:
+		w.check(a)
+		if a.Kind == session.Route {
+			routed = a.Message
+		}
+		if a.Kind == session.Shut {
 			if i != len(acts)-1 {
 				t.Fatal("shut is not the last action")
 			}
@@ -186,4 +298,96 @@ func (w *witness) step(in session.Input) {
 		t.Fatalf("ended %v, shut %v", w.s.Ended(), w.shut)
 	}
 	w.ended = w.ended || w.shut
+	if n := len(w.flying); n > int(w.window) || n > int(w.cfg.MaxInflight) {
+		t.Fatalf("%d messages are unacknowledged", n) // [MQTT-3.3.4-7]
+	}
+	if w.s.Room() < 0 || w.ended && w.s.Room() != 0 {
+		t.Fatalf("room %d", w.s.Room())
+	}
+	if routed != nil && !w.ended { // to the publisher itself
+		w.deliver(routed, byte(12*routed.QoS), 0)
+	}
+}
+
+// check checks one action.
+func (w *witness) check(a *session.Action) {
+	t := w.t
+	switch a.Kind {
+	case session.Admit, session.Authenticate:
+		if w.asked && a.Kind == session.Admit || a.ClientID == "" {
+			t.Fatalf("%s again", show(*a))
+		}
+		w.asked = true
+	case session.Send:
+		if _, err := a.Packet.AppendTo(nil, w.s.Version()); err != nil {
+			t.Fatalf("%s cannot be encoded: %v", show(*a), err)
+		}
+		switch a.Packet.Type() {
+		case packet.CONNACK, packet.AUTH:
+		default:
+			if w.ended || !w.admitted {
+				t.Fatalf("%s while not connected", show(*a))
+			}
+		}
+	case session.SendAck:
+		if _, err := packet.AppendAck(nil, w.s.Version(), a.Type, a.PacketID, a.Code); err != nil || !w.admitted || w.ended {
+			t.Fatalf("%s cannot be sent: %v", show(*a), err)
+		}
+	case session.SendMessage:
+		w.message(a)
+	case session.Route, session.Subscribe, session.Unsubscribe, session.Complete, session.Release:
+		if !w.admitted || w.ended {
+			t.Fatalf("%s while not connected", show(*a))
+		}
+		if a.Token != 0 {
+			w.owed = append(w.owed, a.Token)
+		} else if a.Kind != session.Route {
+			t.Fatalf("%s without a token", show(*a))
+		}
+	case session.Settle:
+		if !w.stored || !w.kept[a.PacketID] {
+			t.Fatalf("%s of what is not stored", show(*a))
+		}
+		delete(w.kept, a.PacketID)
+	case session.End:
+		if !w.admitted || w.ended || !a.Final.Reason.Valid() || a.Final.WillDelay > a.Final.Expiry {
+			t.Fatalf("%s (admitted %v, ended %v)", show(*a), w.admitted, w.ended)
+		}
+		if m := w.cfg.MaxSessionExpiry; m != 0 && a.Final.Expiry > m {
+			t.Fatalf("%s: expiry", show(*a))
+		}
+		w.ended = true
+	}
+}
+
+// message checks a message to the client.
+func (w *witness) message(a *session.Action) {
+	t := w.t
+	if !w.admitted || w.ended || (a.QoS > 0) != (a.PacketID != 0) || a.QoS == 0 && a.Dup {
+		t.Fatalf("%s while admitted %v, ended %v", show(*a), w.admitted, w.ended)
+	}
+	frame, err := a.AppendMessage(nil, w.s.Version())
+	if err != nil {
+		t.Fatalf("%s: %v", show(*a), err)
+	}
+	if most := w.s.MaximumPacketSize(); most != 0 && len(frame) > int(most) {
+		t.Fatalf("%s has %d bytes, the client takes %d", show(*a), len(frame), most) // [MQTT-3.1.2-24]
+	}
+	var p packet.Publish
+	if err := p.Decode(w.s.Version(), frame); err != nil {
+		t.Fatalf("%s: % x: %v", show(*a), frame, err)
+	}
+	if p.QoS != a.QoS || p.PacketID != a.PacketID || p.Dup != a.Dup || p.Retain != a.Retain || !a.NoTopic && !bytes.Equal(p.Topic, a.Message.Topic) {
+		t.Fatalf("%s is encoded as % x", show(*a), frame)
+	}
+	if a.QoS == 0 {
+		return
+	}
+	if w.flying[a.PacketID] {
+		t.Fatalf("%s: the packet id is in use", show(*a)) // [MQTT-2.2.1-4]
+	}
+	if w.stored && !w.kept[a.PacketID] {
+		t.Fatalf("%s is not stored", show(*a))
+	}
+	w.flying[a.PacketID] = true
 }

@@ -8,67 +8,8 @@ import (
 	"rollcall/internal/mqtt/topic"
 )
 
-var userProps = &packet.Error{
-	Code: packet.ImplementationSpecificError, Message: "user properties are supported on PUBLISH and Will only",
-}
-
-// ack is an acknowledgement that the client is owed.
-type ack struct {
-	kind  packet.Type
-	id    uint16
-	code  packet.ReasonCode
-	codes []packet.ReasonCode
-	ready bool
-}
-
-// owe queues an acknowledgement and returns the token that settles it.
-func (s *Session) owe(a ack) uint32 {
-	s.acks = append(s.acks, a)
-	return s.first + uint32(len(s.acks)) - 1
-}
-
-// committed settles what a token stands for and sends every acknowledgement
-// that has become due, in the order of arrival [MQTT-4.6.0-2].
-func (s *Session) committed(token uint32, code packet.ReasonCode, codes []packet.ReasonCode, out []Action) []Action {
-	i := token - s.first
-	if i >= uint32(len(s.acks)) {
-		return out
-	}
-	a := &s.acks[i]
-	a.code, a.ready = code, true
-	if codes != nil {
-		a.codes = codes
-	}
-	due := 0
-	for ; due < len(s.acks) && s.acks[due].ready; due++ {
-		out = append(out, s.acks[due].action())
-		if s.acks[due].kind == packet.PUBACK {
-			s.unacknowledged--
-		}
-	}
-	s.first += uint32(due)
-	// To the front, so that the slice is used again: nearly always there is
-	// one acknowledgement and it is due.
-	n := copy(s.acks, s.acks[due:])
-	clear(s.acks[n:])
-	if s.acks = s.acks[:n]; n == 0 && cap(s.acks) > 16 {
-		s.acks = nil
-	}
-	return out
-}
-
-func (a *ack) action() Action {
-	switch a.kind {
-	case packet.SUBACK:
-		return Action{Kind: Send, Packet: &packet.Suback{PacketID: a.id, ReasonCodes: a.codes}}
-	case packet.UNSUBACK:
-		return Action{Kind: Send, Packet: &packet.Unsuback{PacketID: a.id, ReasonCodes: a.codes}}
-	}
-	return Action{Kind: SendPuback, PacketID: a.id, Code: a.code}
-}
-
 // published handles a PUBLISH.
-func (s *Session) published(p *packet.Publish, now time.Time, out []Action) []Action {
+func (s *Session) published(p *packet.Publish, in *Input, now time.Time, out []Action) []Action {
 	if p.QoS > s.cfg.MaximumQoS { // [MQTT-3.2.2-11]
 		return s.violation(&packet.Error{Code: packet.QoSNotSupported, Clause: "MQTT-3.2.2-11",
 			Message: fmt.Sprintf("the highest QoS is %d", s.cfg.MaximumQoS)}, "PUBLISH", out)
@@ -77,51 +18,72 @@ func (s *Session) published(p *packet.Publish, now time.Time, out []Action) []Ac
 		return s.violation(&packet.Error{Code: packet.RetainNotSupported, Clause: "MQTT-3.2.2-14",
 			Message: "retained messages are not available"}, "PUBLISH", out)
 	}
+	alias := p.TopicAlias != 0
 	if e := s.resolveAlias(p); e != nil {
 		return s.violation(e, "PUBLISH", out)
 	}
-	if p.QoS == packet.QoS1 && s.unacknowledged >= s.cfg.ReceiveMaximum { // [MQTT-3.3.4-7]
-		return s.violation(&packet.Error{Code: packet.ReceiveMaximumExceeded, Clause: "MQTT-3.3.4-7",
+	if p.QoS == packet.QoS2 {
+		if r := s.inbound.find(p.PacketID); r != nil { // [MQTT-4.3.3-10]
+			return s.repeated(r, out)
+		}
+	}
+	if p.QoS > packet.QoS0 && s.unacked >= s.cfg.ReceiveMaximum { // [MQTT-3.3.4-8]
+		return s.violation(&packet.Error{Code: packet.ReceiveMaximumExceeded, Clause: "MQTT-3.3.4-8",
 			Message: fmt.Sprintf("more than %d unacknowledged messages", s.cfg.ReceiveMaximum)}, "PUBLISH", out)
 	}
 	if code, text := s.judgePublish(p); code != 0 {
-		if s.version == packet.V5 && p.QoS == packet.QoS1 {
-			s.unacknowledged++
-			return s.committed(s.owe(ack{kind: packet.PUBACK, id: p.PacketID}), code, nil, out)
+		if s.version == packet.V5 && p.QoS > packet.QoS0 {
+			return s.answer(s.take(p, code), out)
 		}
 		return s.violation(&packet.Error{Code: code, Message: text}, "PUBLISH", out)
 	}
-	m := s.newMessage(p.Clone())
-	m.Received = now
-	a := Action{Kind: Route, Message: m}
-	if p.QoS == packet.QoS1 {
-		s.unacknowledged++
-		a.Token = s.owe(ack{kind: packet.PUBACK, id: p.PacketID})
+	a := Action{Kind: Route, Message: s.message(p, in, alias)}
+	a.Message.Received = now
+	if p.QoS > packet.QoS0 {
+		a.Token = s.owe(s.take(p, 0))
+	}
+	if p.QoS == packet.QoS2 {
+		a.PacketID = p.PacketID
 	}
 	return append(out, a)
 }
 
-// resolveAlias replaces a topic alias by the topic it stands for (3.3.2.3.4).
-func (s *Session) resolveAlias(p *packet.Publish) *packet.Error {
-	if p.TopicAlias == 0 {
-		return nil
+// take counts a message of QoS 1 or 2 and returns what it is answered with
+// [MQTT-3.3.4-1].
+func (s *Session) take(p *packet.Publish, code packet.ReasonCode) ack {
+	s.unacked++
+	if p.QoS == packet.QoS1 {
+		return ack{kind: packet.PUBACK, id: p.PacketID, code: code}
 	}
-	if p.TopicAlias > s.cfg.TopicAliasMaximum { // [MQTT-3.3.2-9]
-		return &packet.Error{Code: packet.TopicAliasInvalid, Clause: "MQTT-3.3.2-9",
-			Message: fmt.Sprintf("the topic alias is above %d", s.cfg.TopicAliasMaximum)}
+	s.inbound.add(receipt{id: p.PacketID, state: taken, counted: true})
+	return ack{kind: packet.PUBREC, id: p.PacketID, code: code}
+}
+
+// message returns p as a message, in the scratch if there is one.
+func (s *Session) message(p *packet.Publish, in *Input, alias bool) *Message {
+	m := in.Scratch
+	if m != nil {
+		frame := in.Frame
+		if alias { // what came has the alias in it
+			frame = nil
+		}
+		m.borrow(p, s.version, frame)
+	} else {
+		m = new(Message)
+		p.CloneTo(&m.Publish)
 	}
-	if s.aliases == nil {
-		s.aliases = make([][]byte, s.cfg.TopicAliasMaximum+1)
+	s.sign(m)
+	return m
+}
+
+// sign makes a message one of the client's.
+func (s *Session) sign(m *Message) {
+	m.From = s.id
+	m.PacketID, m.Dup = 0, false // [MQTT-3.3.1-3]
+	m.TopicAlias = 0             // [MQTT-3.3.2-10]
+	if s.cfg.ExpiryZeroNever && m.MessageExpiryInterval.Value == 0 {
+		m.MessageExpiryInterval = packet.Optional[uint32]{}
 	}
-	if len(p.Topic) > 0 {
-		s.aliases[p.TopicAlias] = append([]byte(nil), p.Topic...)
-		return nil
-	}
-	if s.aliases[p.TopicAlias] == nil {
-		return &packet.Error{Code: packet.ProtocolError, Clause: "MQTT-3.3.2-7", Message: "the topic alias has no topic yet"}
-	}
-	p.Topic = s.aliases[p.TopicAlias]
-	return nil
 }
 
 // judgePublish returns why a message is not taken although the packet is
@@ -155,3 +117,5 @@ func (s *Session) judgeFields(p *packet.Publish) (packet.ReasonCode, string) {
 	}
 	return 0, ""
 }
+
+func reserved(name []byte) bool { return len(name) > 0 && name[0] == '$' }

@@ -4,10 +4,12 @@
 // replayed, fuzzed and driven by any kind of transport.
 //
 // Its promises: nothing leaves before what it depends on is known to be
-// durable (CONNACK before the claim, PUBACK before the message);
+// durable (CONNACK before the claim, PUBACK and PUBREC before the message,
+// PUBREL and PUBCOMP of a stored session before their step is stored);
 // acknowledgements leave in the order in which their packets arrived, even if
 // only the first had to wait; every session that was admitted ends exactly
-// once, with one reason and its evidence.
+// once, with one reason and its evidence. What outlives a connection is a
+// [State], which the next one resumes.
 package session
 
 import (
@@ -16,166 +18,58 @@ import (
 
 	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/packet"
-	"rollcall/internal/mqtt/topic"
 )
-
-// Config is what the server offers to a session and where its limits are. It
-// is shared by sessions and not changed.
-type Config struct {
-	ConnectTimeout time.Duration // for the first packet
-
-	MaximumQoS              packet.QoS
-	RetainAvailable         bool
-	SharedAvailable         bool // shared subscriptions
-	SubscriptionIDAvailable bool
-	ReceiveMaximum          uint16 // unacknowledged QoS 1 messages from the client, 1 to 65,535
-	MaximumPacketSize       uint32 // bytes, both ways; 0: the protocol's maximum
-	TopicAliasMaximum       uint16 // aliases the client may set
-	MaximumKeepAlive        uint16 // seconds; 0: whatever the client asks for, 0 included
-
-	Topics           topic.Limits
-	MaxClientID      int  // bytes of a client id
-	MaxFilters       int  // topic filters in one SUBSCRIBE; 0: no bound
-	MaxSubscriptions int  // of a session; 0: no bound
-	MaxFieldBytes    int  // response topic, content type, correlation data each; 0: no bound
-	MaxUserBytes     int  // all user properties of a message; 0: no bound
-	RefuseUserProps  bool // user properties on anything but PUBLISH and Will
-	FatalNegativeAck bool // a PUBACK with a failure code ends the connection
-	ExpiryZeroNever  bool // Message Expiry Interval 0 means that it never expires
-	CheckPayload     bool // payloads that are said to be UTF-8 are checked
-
-	MaxInflight   uint16 // unacknowledged QoS 1 messages to the client, 1 to 65,535
-	QueueMessages int    // waiting QoS 1 messages before the session overflows
-	QueueBytes    int    // of their payloads and topics
-	// NewClientID makes the client id for a client that sends none.
-	NewClientID func() string
-}
-
-// Kind is the kind of an Input.
-type Kind uint8
-
-// The inputs.
-const (
-	Received  Kind = iota + 1 // Packet came; Congested
-	Garbled                   // bytes came that are no packet: Err, Text (the packet's name)
-	Admitted                  // the client may connect and its Connected is durable: Admission
-	Refused                   // the client may not connect: Code, Text
-	Committed                 // what Token stands for is done: Code, or Codes for each filter
-	Deliver                   // Message is for this client at QoS
-	Drain                     // the transport has room again
-	Tick                      // time has passed
-	Close                     // the server ends the session: Ending, Code
-	Lost                      // the transport has ended: Ending
-)
-
-// Input is one thing that happened. Only the fields that its Kind names are
-// read.
-type Input struct {
-	Kind      Kind
-	Packet    packet.Packet
-	Err       *packet.Error
-	Admission Admission
-	Token     uint32
-	Code      packet.ReasonCode
-	Codes     []packet.ReasonCode
-	Text      string
-	Message   *Message
-	QoS       packet.QoS // granted to the subscription that Message matched
-	Congested bool       // the transport is behind: queue or drop rather than send
-	Ending    Ending
-}
-
-// Admission is what the server decided about a client that may connect.
-type Admission struct {
-	// ExpiresAt is when the proof of identity ends; zero: never.
-	ExpiresAt time.Time
-	// ExpiryDetail says what expires then.
-	ExpiryDetail string
-}
-
-// Ending is why a session ended.
-type Ending struct {
-	Reason   disconnect.Reason
-	Evidence disconnect.Evidence
-}
-
-// ActionKind is the kind of an Action.
-type ActionKind uint8
-
-// The actions, to be carried out in order.
-const (
-	Send        ActionKind = iota + 1 // Packet to the client
-	SendPuback                        // PUBACK to the client, with PacketID, Code
-	SendMessage                       // Message to the client, with PacketID, QoS, Expiry
-	Admit                             // judge Connect and claim ClientID; answer Admitted or Refused
-	Route                             // Message to its subscribers; answer Committed if Token is not 0
-	Subscribe                         // Subscriptions (Codes says which are legal); answer Committed
-	Unsubscribe                       // Filters; answer Committed
-	Drop                              // a message for this client was given up: Ending.Evidence.Detail
-	End                               // an admitted session has ended: Ending, Will
-	Shut                              // close the transport once everything has been sent
-)
-
-// Action is one thing for the transport's driver to do.
-type Action struct {
-	Kind          ActionKind
-	Packet        packet.Packet
-	Connect       *packet.Connect
-	ClientID      string
-	Message       *Message
-	PacketID      uint16
-	QoS           packet.QoS
-	Code          packet.ReasonCode
-	Expiry        uint32 // seconds left, if Message expires
-	Token         uint32
-	Subscriptions []packet.Subscription
-	Codes         []packet.ReasonCode
-	Filters       []string
-	Ending        Ending
-	Will          *Message
-}
 
 type phase uint8
 
 const (
 	awaitConnect   phase = iota // nothing has come yet
-	awaitAdmission              // Admit is being answered
+	awaitAdmission              // Admit or Authenticate is being answered, or the client is challenged
 	online
 	ended
 )
 
-// Session is the state of one client's session. Its owner calls Step in order;
-// it is not for concurrent use.
+// Session is the state of one client's session while it is connected. Its
+// owner calls Step in order; it is not for concurrent use.
 type Session struct {
-	cfg     *Config
+	cfg *Config
+	id  string // client id
+
 	phase   phase
 	version packet.Version
-	id      string // client id
-	assign  bool   // the server made the client id
-	doom    *doom  // ended before it was admitted
+	assign  bool // the server made the client id
+	quiet   bool // no problem information wanted
+	stored  bool // see Admission.Stored
 
-	keepAlive time.Duration // one and a half times it; 0: none
-	heard     time.Time     // when the last packet came
-	expires   time.Time     // of the proof of identity
-	expiry    string
+	keepAlive   uint16 // seconds, effective; 0: none
+	inflightMax uint16 // the window of the client
+	aliasMax    uint16 // aliases that are set for the client
+	nextID      uint16 // packet id that was taken last
+	unacked     uint16 // QoS 1 and 2 messages from the client that are not acknowledged
+	sizeMax     uint32 // the client's Maximum Packet Size; 0: none
+	expiry      uint32 // effective session expiry
 
-	will           *packet.Will
-	asked          *packet.Connect // until admitted
-	sessionExpiry  uint32          // what CONNECT asked for
-	sizeMax        uint32          // the client's Maximum Packet Size; 0: none
-	quiet          bool            // no problem information wanted
-	inflightMax    uint16
-	aliases        [][]byte
-	subscriptions  map[string]struct{}
-	unacknowledged uint16 // QoS 1 messages from the client
+	heard  time.Time // when the last packet came
+	proof  *proof    // nil: does not end
+	will   *packet.Will
+	asked  *packet.Connect // until admitted
+	doom   *doom           // ended before it was admitted
+	auth   *exchange       // nil: no enhanced authentication
+	topics [][]byte        // by alias of the client's
 
-	acks  []ack // owed to the client, oldest first
-	first uint32
+	aliases  map[string]uint16 // of the client's side
+	subs     subscriptions
+	inbound  inbound
+	acks     []ack  // owed to the client, oldest first
+	first    uint64 // token of the first of them
+	out      flights
+	outBytes int // of messages that wait, if the session is not stored
+}
 
-	inflight map[uint16]struct{} // packet ids that the client has not acknowledged
-	nextID   uint16
-	queue    []*Message // QoS 1, waiting for the client's window or the transport
-	queueLen int        // bytes
+// proof is a proof of identity that ends.
+type proof struct {
+	at     time.Time
+	detail string
 }
 
 // doom is the end of a session that nobody has admitted yet.
@@ -207,9 +101,13 @@ func (s *Session) MaximumPacketSize() uint32 { return s.sizeMax }
 // than CONNACK, DISCONNECT and PUBLISH.
 func (s *Session) Quiet() bool { return s.quiet }
 
+// Expiry is the effective session expiry in seconds, as of now.
+func (s *Session) Expiry() uint32 { return s.expiry }
+
 // Paused reports that nothing that arrives may be parsed now: CONNACK has not
-// left yet [MQTT-3.1.4-5 of 3.1.1 permits more; waiting is simpler to trust].
-func (s *Session) Paused() bool { return s.phase == awaitAdmission }
+// left yet [MQTT-3.1.4-5 of 3.1.1 permits more; waiting is simpler to trust],
+// and it is not the client's turn in enhanced authentication either.
+func (s *Session) Paused() bool { return s.phase == awaitAdmission && !s.challenged() }
 
 // Online reports that the client is connected.
 func (s *Session) Online() bool { return s.phase == online }
@@ -222,7 +120,20 @@ func (s *Session) Doomed() bool { return s.phase == ended || s.doom != nil }
 
 // Waiting reports that messages wait for room in the transport or for
 // acknowledgements.
-func (s *Session) Waiting() bool { return len(s.queue) > 0 }
+func (s *Session) Waiting() bool { return s.out.waiting > 0 }
+
+// Owed is the number of acknowledgements that have not left. A driver that
+// reads no further while they are many bounds them; there are at most 65,535.
+func (s *Session) Owed() int { return len(s.acks) }
+
+// Room is how many QoS 1 and 2 messages the client may be sent at once; 0 while
+// it is offline.
+func (s *Session) Room() int {
+	if s.phase != online {
+		return 0
+	}
+	return max(0, int(s.inflightMax)-int(s.out.flying)-int(s.out.waiting))
+}
 
 // Deadline is when the next Tick is due; zero: none.
 func (s *Session) Deadline() time.Time {
@@ -230,16 +141,23 @@ func (s *Session) Deadline() time.Time {
 	switch s.phase {
 	case awaitConnect:
 		return s.heard.Add(s.cfg.ConnectTimeout)
+	case awaitAdmission:
+		if s.challenged() {
+			return s.heard.Add(s.cfg.ConnectTimeout)
+		}
 	case online:
 		if s.keepAlive > 0 {
-			at = s.heard.Add(s.keepAlive)
+			at = s.heard.Add(s.patience())
 		}
-		if !s.expires.IsZero() && (at.IsZero() || s.expires.Before(at)) {
-			at = s.expires
+		if s.proof != nil && (at.IsZero() || s.proof.at.Before(at)) {
+			at = s.proof.at
 		}
 	}
 	return at
 }
+
+// patience is one and a half times the keep-alive [MQTT-3.1.2-22].
+func (s *Session) patience() time.Duration { return time.Duration(s.keepAlive) * time.Second * 3 / 2 }
 
 // Step takes one input at now and appends the actions that follow to out.
 func (s *Session) Step(in Input, now time.Time, out []Action) []Action {
@@ -250,6 +168,9 @@ func (s *Session) Step(in Input, now time.Time, out []Action) []Action {
 		return s.stepAdmission(&in, now, out)
 	case online:
 		return s.stepOnline(&in, now, out)
+	}
+	if in.Kind == Committed { // State is to be right
+		s.committed(in.Token, in.Code, in.Codes, nil)
 	}
 	return out
 }
@@ -263,13 +184,20 @@ func (s *Session) stepOnline(in *Input, now time.Time, out []Action) []Action {
 		if _, ok := in.Packet.(*packet.Connect); ok { // whatever is wrong with it
 			return s.received(in, now, out)
 		}
+		if in.Text == "AUTH" && s.auth == nil && s.version == packet.V5 { // however it looks
+			return s.violation(s.judgeAuth(nil), in.Text, out)
+		}
 		return s.violation(in.Err, in.Text, out)
+	case Challenge:
+		return s.challenge(in.Data, now, out)
+	case Reauthenticated:
+		return s.reauthenticated(in.Admission, out)
 	case Committed:
 		return s.committed(in.Token, in.Code, in.Codes, out)
 	case Deliver:
 		return s.deliver(in, now, out)
 	case Drain:
-		return s.drain(now, out)
+		return s.pump(now, out)
 	case Tick:
 		return s.tick(now, out)
 	case Close:
@@ -290,11 +218,20 @@ func (s *Session) received(in *Input, now time.Time, out []Action) []Action {
 		}
 		return s.violation(e, p.Type().String(), out)
 	}
+	if len(s.acks) >= maxOwed {
+		return s.violation(&packet.Error{Code: packet.QuotaExceeded, Message: "too many requests at once"}, p.Type().String(), out)
+	}
 	switch p := p.(type) {
 	case *packet.Publish:
-		return s.published(p, now, out)
+		return s.published(p, in, now, out)
 	case *packet.Puback:
-		return s.acknowledged(p, in.Congested, now, out)
+		return s.puback((*packet.Ack)(p), in.Congested, now, out)
+	case *packet.Pubrec:
+		return s.pubrec((*packet.Ack)(p), in.Congested, now, out)
+	case *packet.Pubrel:
+		return s.pubrel((*packet.Ack)(p), out)
+	case *packet.Pubcomp:
+		return s.pubcomp((*packet.Ack)(p), in.Congested, now, out)
 	case *packet.Subscribe:
 		return s.subscribe(p, out)
 	case *packet.Unsubscribe:
@@ -303,33 +240,24 @@ func (s *Session) received(in *Input, now time.Time, out []Action) []Action {
 		return append(out, Action{Kind: Send, Packet: &packet.Pingresp{}}) // [MQTT-3.12.4-1]
 	case *packet.Disconnect:
 		return s.disconnected(p, out)
-	case *packet.Pubrel: // of a QoS 2 message that was never accepted
-		return append(out, Action{Kind: Send, Packet: &packet.Pubcomp{PacketID: p.PacketID, ReasonCode: packet.PacketIdentifierNotFound}})
-	case *packet.Pubrec: // for a QoS 2 message that was never sent
-		if s.version == packet.V5 {
-			return append(out, Action{Kind: Send, Packet: &packet.Pubrel{PacketID: p.PacketID, ReasonCode: packet.PacketIdentifierNotFound}})
-		}
-		return out
-	case *packet.Pubcomp:
-		return out
 	case *packet.Connect: // [MQTT-3.1.0-2]
 		return s.violation(&packet.Error{Code: packet.ProtocolError, Clause: "MQTT-3.1.0-2", Message: "a second CONNECT"}, "CONNECT", out)
-	case *packet.Auth: // [MQTT-4.12.0-7]
-		return s.violation(&packet.Error{Code: packet.ProtocolError, Clause: "MQTT-4.12.0-7", Message: "AUTH without an authentication method in CONNECT"}, "AUTH", out)
+	case *packet.Auth:
+		return s.authOnline(p, out)
 	}
 	return s.violation(&packet.Error{Code: packet.ProtocolError, Clause: "2.1.2", Message: "a packet that only a server sends"}, p.Type().String(), out)
 }
 
 func (s *Session) tick(now time.Time, out []Action) []Action {
-	if !s.expires.IsZero() && !now.Before(s.expires) {
+	if s.proof != nil && !now.Before(s.proof.at) {
 		return s.end(Ending{disconnect.ClientAuthenticationError, disconnect.Evidence{
-			Kind: disconnect.Timer, Detail: s.expiry,
+			Kind: disconnect.Timer, Detail: s.proof.detail,
 		}}, packet.NotAuthorized, true, out)
 	}
-	if s.keepAlive > 0 && !now.Before(s.heard.Add(s.keepAlive)) { // [MQTT-3.1.2-22]
+	if s.keepAlive > 0 && !now.Before(s.heard.Add(s.patience())) { // [MQTT-3.1.2-22]
 		return s.end(Ending{disconnect.ClientError, disconnect.Evidence{
 			Kind:   disconnect.Timer,
-			Detail: "no packet for " + s.keepAlive.String() + ", one and a half times the keep-alive",
+			Detail: "no packet for " + s.patience().String() + ", one and a half times the keep-alive",
 		}}, packet.KeepAliveTimeout, true, out)
 	}
 	return out

@@ -59,7 +59,7 @@ func replay(t *testing.T, text string) string {
 	cfg := config()
 	var s *session.Session
 	now := epoch
-	messages := map[string]*session.Message{}
+	r := &reader{t: t, messages: map[string]*session.Message{}}
 	var out strings.Builder
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "  ") {
@@ -90,11 +90,15 @@ func replay(t *testing.T, text string) string {
 			}
 			now = now.Add(d)
 		}
-		in := input(t, words[1], args, messages)
-		for _, a := range s.Step(in, now, nil) {
+		if words[1] == "state" {
+			r.saved = s.State()
+			fmt.Fprintf(&out, "%s  room %d, settled %v, owed %d\n", showState(r.saved), s.Room(), s.Settled(), s.Owed())
+			continue
+		}
+		for _, a := range s.Step(r.input(words[1], args), now, nil) {
 			fmt.Fprintf(&out, "  %s\n", show(a))
 			if a.Kind == session.Route {
-				messages[string(a.Message.Payload)] = a.Message
+				r.messages[string(a.Message.Payload)] = a.Message
 			}
 		}
 	}
@@ -117,6 +121,26 @@ func configure(t *testing.T, c *session.Config, args map[string]string) {
 	for k, v := range args {
 		n, _ := strconv.Atoi(v)
 		switch k {
+		case "qos":
+			c.MaximumQoS = packet.QoS(n)
+		case "retain":
+			c.RetainAvailable = true
+		case "shared":
+			c.SharedAvailable = true
+		case "sid":
+			c.SubscriptionIDAvailable = true
+		case "serverAliases":
+			c.ServerAliasMaximum = uint16(n)
+		case "maxExpiry":
+			c.MaxSessionExpiry = uint32(n)
+		case "maxWillDelay":
+			c.MaxWillDelay = uint32(n)
+		case "auth":
+			c.AuthMethods = strings.Split(v, ",")
+		case "noReasons":
+			c.NoReasonStrings = true
+		case "inflight":
+			c.MaxInflight = uint16(n)
 		case "receiveMaximum":
 			c.ReceiveMaximum = uint16(n)
 		case "maxKeepAlive":
@@ -139,8 +163,16 @@ func configure(t *testing.T, c *session.Config, args map[string]string) {
 	}
 }
 
+// reader is what the lines of a file have in common.
+type reader struct {
+	t        *testing.T
+	messages map[string]*session.Message
+	saved    *session.State
+}
+
 // input makes an Input out of a line such as "> publish topic=a qos=1 id=7".
-func input(t *testing.T, verb string, a map[string]string, messages map[string]*session.Message) session.Input {
+func (r *reader) input(verb string, a map[string]string) session.Input {
+	t := r.t
 	num := func(k string) int {
 		if a[k] == "" {
 			return 0
@@ -163,16 +195,21 @@ func input(t *testing.T, verb string, a map[string]string, messages map[string]*
 			Version: packet.Version(num("v")), ClientID: a["id"], CleanStart: a["clean"] != "false",
 			KeepAlive: uint16(num("keep")), ReceiveMaximum: 65535, SessionExpiryInterval: uint32(num("expiry")),
 			MaximumPacketSize: uint32(num("max")), AuthenticationMethod: a["method"], UserProperties: user,
+			TopicAliasMaximum: uint16(num("aliases")),
+		}
+		if a["data"] != "" {
+			c.AuthenticationData = []byte(a["data"])
 		}
 		if a["window"] != "" {
 			c.ReceiveMaximum = uint16(num("window"))
 		}
 		if a["will"] != "" {
-			c.Will = &packet.Will{Topic: []byte(a["will"]), Payload: []byte("gone"), QoS: packet.QoS(num("willqos")), Retain: a["willretain"] != ""}
+			c.Will = &packet.Will{Topic: []byte(a["will"]), Payload: []byte("gone"), QoS: packet.QoS(num("willqos")), Retain: a["willretain"] != "",
+				DelayInterval: uint32(num("delay"))}
 		}
 		return received(c)
 	case "garbled":
-		in := session.Input{Kind: session.Garbled, Err: &packet.Error{Code: code, Clause: "x", Message: "garbled"}}
+		in := session.Input{Kind: session.Garbled, Text: a["text"], Err: &packet.Error{Code: code, Clause: "x", Message: "garbled"}}
 		if a["v"] != "" {
 			in.Packet = &packet.Connect{Version: packet.Version(num("v"))}
 		}
@@ -193,15 +230,21 @@ func input(t *testing.T, verb string, a map[string]string, messages map[string]*
 		in.Congested = a["congested"] != ""
 		return in
 	case "pubrec":
-		return received(&packet.Pubrec{PacketID: uint16(num("id"))})
+		in := received(&packet.Pubrec{PacketID: uint16(num("id")), ReasonCode: code, UserProperties: user})
+		in.Congested = a["congested"] != ""
+		return in
 	case "pubrel":
-		return received(&packet.Pubrel{PacketID: uint16(num("id"))})
+		return received(&packet.Pubrel{PacketID: uint16(num("id")), UserProperties: user})
 	case "pubcomp":
-		return received(&packet.Pubcomp{PacketID: uint16(num("id"))})
+		in := received(&packet.Pubcomp{PacketID: uint16(num("id")), ReasonCode: code, UserProperties: user})
+		in.Congested = a["congested"] != ""
+		return in
 	case "subscribe":
 		p := &packet.Subscribe{PacketID: uint16(num("id")), SubscriptionIdentifier: uint32(num("sid")), UserProperties: user}
 		for f := range strings.SplitSeq(a["to"], ",") {
-			p.Subscriptions = append(p.Subscriptions, packet.Subscription{Filter: f, QoS: packet.QoS(num("qos"))})
+			p.Subscriptions = append(p.Subscriptions, packet.Subscription{
+				Filter: f, QoS: packet.QoS(num("qos")), NoLocal: a["nolocal"] != "", RetainAsPublished: a["rap"] != "", RetainHandling: uint8(num("rh")),
+			})
 		}
 		return received(p)
 	case "unsubscribe":
@@ -209,7 +252,13 @@ func input(t *testing.T, verb string, a map[string]string, messages map[string]*
 	case "ping":
 		return received(&packet.Pingreq{})
 	case "auth":
-		return received(&packet.Auth{ReasonCode: packet.ReAuthenticate, AuthenticationMethod: "X"})
+		p := &packet.Auth{ReasonCode: code, AuthenticationMethod: a["method"], UserProperties: user}
+		if a["data"] != "" {
+			p.AuthenticationData = []byte(a["data"])
+		}
+		return received(p)
+	case "challenge":
+		return session.Input{Kind: session.Challenge, Data: []byte(a["data"])}
 	case "connack":
 		return received(&packet.Connack{})
 	case "disconnect":
@@ -218,22 +267,31 @@ func input(t *testing.T, verb string, a map[string]string, messages map[string]*
 			d.SessionExpiryInterval = packet.Some(uint32(num("expiry")))
 		}
 		return received(d)
-	case "admitted":
-		ad := session.Admission{}
+	case "admitted", "reauthenticated":
+		ad := &session.Admission{Resumed: a["resumed"] != "", Stored: a["stored"] != ""}
 		if a["expires"] != "" {
 			d, err := time.ParseDuration(a["expires"])
 			if err != nil {
 				t.Fatal(err)
 			}
-			ad = session.Admission{ExpiresAt: epoch.Add(d), ExpiryDetail: "the certificate expired"}
+			ad.ExpiresAt, ad.ExpiryDetail = epoch.Add(d), "the certificate expired"
+		}
+		if a["data"] != "" {
+			ad.AuthData = []byte(a["data"])
+		}
+		if a["state"] != "" {
+			ad.State = r.saved
+		}
+		if verb == "reauthenticated" {
+			return session.Input{Kind: session.Reauthenticated, Admission: ad}
 		}
 		return session.Input{Kind: session.Admitted, Admission: ad}
 	case "refused":
 		return session.Input{Kind: session.Refused, Code: code, Text: a["text"]}
 	case "committed":
-		return session.Input{Kind: session.Committed, Token: uint32(num("token")), Code: code}
+		return session.Input{Kind: session.Committed, Token: uint64(num("token")), Code: code}
 	case "granted":
-		in := session.Input{Kind: session.Committed, Token: uint32(num("token"))}
+		in := session.Input{Kind: session.Committed, Token: uint64(num("token"))}
 		for c := range strings.SplitSeq(a["codes"], ",") {
 			n, err := strconv.ParseUint(c, 0, 8)
 			if err != nil {
@@ -243,14 +301,29 @@ func input(t *testing.T, verb string, a map[string]string, messages map[string]*
 		}
 		return in
 	case "deliver":
-		m := messages[a["payload"]]
+		m := r.messages[a["payload"]]
 		if m == nil {
-			m = &session.Message{Publish: packet.Publish{Topic: []byte("t"), Payload: []byte(a["payload"]), QoS: packet.QoS(num("published"))}, Received: epoch}
+			name := a["topic"]
+			if name == "" {
+				name = "t"
+			}
+			m = &session.Message{Publish: packet.Publish{Topic: []byte(name), Payload: []byte(a["payload"]), QoS: packet.QoS(num("published"))}, Received: epoch}
 			if a["expiry"] != "" {
 				m.MessageExpiryInterval = packet.Some(uint32(num("expiry")))
 			}
 		}
-		return session.Input{Kind: session.Deliver, Message: m, QoS: packet.QoS(num("qos")), Congested: a["congested"] != ""}
+		in := session.Input{Kind: session.Deliver, Message: m, QoS: packet.QoS(num("qos")), Retain: a["retain"] != "",
+			PacketID: uint16(num("id")), Share: a["share"], Congested: a["congested"] != ""}
+		if a["sids"] != "" {
+			for n := range strings.SplitSeq(a["sids"], ",") {
+				id, err := strconv.Atoi(n)
+				if err != nil {
+					t.Fatal(err)
+				}
+				in.SubscriptionIDs = append(in.SubscriptionIDs, uint32(id))
+			}
+		}
+		return in
 	case "drain":
 		return session.Input{Kind: session.Drain}
 	case "tick":
@@ -264,76 +337,4 @@ func input(t *testing.T, verb string, a map[string]string, messages map[string]*
 	}
 	t.Fatalf("unknown input %q", verb)
 	return session.Input{}
-}
-
-// show prints an action on one line.
-func show(a session.Action) string {
-	switch a.Kind {
-	case session.Send:
-		return "send " + showPacket(a.Packet)
-	case session.SendPuback:
-		return "send " + showPacket(&packet.Puback{PacketID: a.PacketID, ReasonCode: a.Code})
-	case session.SendMessage:
-		return fmt.Sprintf("message %s qos=%d id=%d expiry=%d", a.Message.Payload, a.QoS, a.PacketID, a.Expiry)
-	case session.Admit:
-		return "admit " + a.ClientID
-	case session.Route:
-		return fmt.Sprintf("route topic=%s payload=%s qos=%d token=%d", a.Message.Topic, a.Message.Payload, a.Message.QoS, a.Token)
-	case session.Subscribe:
-		s := fmt.Sprintf("subscribe token=%d", a.Token)
-		for i, sub := range a.Subscriptions {
-			s += fmt.Sprintf(" %s:0x%02x", sub.Filter, uint8(a.Codes[i]))
-		}
-		return s
-	case session.Unsubscribe:
-		return fmt.Sprintf("unsubscribe token=%d %v %v", a.Token, a.Filters, a.Codes)
-	case session.Drop:
-		return "drop " + a.Ending.Evidence.Detail
-	case session.End:
-		s := fmt.Sprintf("end %s: %s %s 0x%02x: %s", a.Ending.Reason, a.Ending.Evidence.Kind, a.Ending.Evidence.Packet,
-			a.Ending.Evidence.Code, a.Ending.Evidence.Detail)
-		if a.Will != nil {
-			s += fmt.Sprintf("; will %s", a.Will.Topic)
-		}
-		return s
-	case session.Shut:
-		return "shut"
-	}
-	return fmt.Sprintf("action %d", a.Kind)
-}
-
-func showPacket(p packet.Packet) string {
-	switch p := p.(type) {
-	case *packet.Connack:
-		s := fmt.Sprintf("CONNACK 0x%02x", uint8(p.ReasonCode))
-		if p.ReasonString != "" {
-			s += " " + strconv.Quote(p.ReasonString)
-		}
-		if p.AssignedClientIdentifier != "" {
-			s += " assigned=" + p.AssignedClientIdentifier
-		}
-		if p.ServerKeepAlive.Set {
-			s += fmt.Sprintf(" keep=%d", p.ServerKeepAlive.Value)
-		}
-		if p.SessionExpiryInterval.Set {
-			s += fmt.Sprintf(" expiry=%d", p.SessionExpiryInterval.Value)
-		}
-		if p.MaximumQoS.Set {
-			s += fmt.Sprintf(" qos=%d window=%d aliases=%d max=%d", p.MaximumQoS.Value, p.ReceiveMaximum, p.TopicAliasMaximum, p.MaximumPacketSize)
-		}
-		return s
-	case *packet.Puback:
-		return fmt.Sprintf("PUBACK %d 0x%02x", p.PacketID, uint8(p.ReasonCode))
-	case *packet.Pubrel:
-		return fmt.Sprintf("PUBREL %d 0x%02x", p.PacketID, uint8(p.ReasonCode))
-	case *packet.Pubcomp:
-		return fmt.Sprintf("PUBCOMP %d 0x%02x", p.PacketID, uint8(p.ReasonCode))
-	case *packet.Suback:
-		return fmt.Sprintf("SUBACK %d % x", p.PacketID, p.ReasonCodes)
-	case *packet.Unsuback:
-		return fmt.Sprintf("UNSUBACK %d % x", p.PacketID, p.ReasonCodes)
-	case *packet.Disconnect:
-		return fmt.Sprintf("DISCONNECT 0x%02x %q", uint8(p.ReasonCode), p.ReasonString)
-	}
-	return p.Type().String()
 }

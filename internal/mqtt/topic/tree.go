@@ -117,6 +117,23 @@ func (t *Tree[K, V]) Get(filter string, key K) (v V, ok bool) {
 	return n.subs.get(key)
 }
 
+// Each calls f for every subscription of key, in no particular order, until f
+// returns false. F must not call the tree.
+func (t *Tree[K, V]) Each(key K, f func(filter string, v V) bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	own := t.byKey[key]
+	if own == nil {
+		return
+	}
+	for i := range own.entries {
+		v, ok := own.entries[i].value.subs.get(key)
+		if ok && !f(own.entries[i].key, v) {
+			return
+		}
+	}
+}
+
 // Len returns the number of subscriptions.
 func (t *Tree[K, V]) Len() int {
 	t.mu.RLock()

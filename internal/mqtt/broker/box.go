@@ -1,0 +1,436 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rollcall/internal/disconnect"
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/stored"
+)
+
+// box is a session that outlives its connections, as the broker knows it: who
+// serves it now, what of its queue has been given to that connection, and how
+// much there is. The queue itself is in the store; a message is put there
+// before it is sent, and the connection is given what it has room for.
+//
+// Its life cycle follows the ledger's: it changes in callbacks of claims,
+// releases and amendments of its name. Its lock may be held while a
+// connection's is taken, not the other way round.
+type box struct {
+	b     *Broker
+	realm *realm
+	name  string
+	key   stored.SessionKey
+
+	mu        sync.Mutex
+	meta      stored.Session // what is stored, unless staged is
+	staged    *stagedMeta    // what an earlier turn has staged
+	shared    []string       // filters of shared subscriptions
+	conn      *conn          // nil: nobody is connected
+	will      *stored.Will   // to be published unless the client comes back
+	willKnown bool           // what is stored of it has been read
+
+	// What follows is known once loaded; until then nothing is added to the
+	// queue but by the loader, which loads first.
+	loaded   bool
+	queued   atomic.Int32 // messages, for who has not the lock
+	ids      idSet
+	messages int
+	bytes    int64
+	received map[uint16]bool // inbound QoS 2 identifiers; whether stored
+
+	out       map[uint16]delivered // given to conn and not settled
+	sent      map[uint16]bool      // sent over the last connection; whether released
+	asleep    time.Time            // since when the client that is connected now was away; zero: it was not, or always
+	sentKnown bool                 // there was one since the start
+	cursor    stored.Cursor        // given to conn up to here
+	last      stored.Cursor        // of the newest entry that is known to be durable
+	behind    bool                 // there are entries after cursor
+	feeding   bool                 // somebody is giving conn what it has room for
+	dead      bool                 // ended
+}
+
+// delivered is a queue entry that a connection has been given.
+type delivered struct {
+	ref  stored.Ref
+	size int
+}
+
+// entryOverhead is what a message counts for beside its content.
+const entryOverhead = 64
+
+func (b *Broker) newBox(rl *realm, meta stored.Session) *box {
+	return &box{b: b, realm: rl, name: meta.Name, key: meta.Key(), meta: meta}
+}
+
+func (bx *box) grant() grant { return grant{box: bx} }
+
+// subscriptions returns what the session is subscribed to.
+func (bx *box) subscriptions() []session.Subscription {
+	var subs []session.Subscription
+	add := func(filter string, g grant) bool {
+		subs = append(subs, session.Subscription{ID: g.id, Subscription: packet.Subscription{
+			Filter: filter, QoS: g.qos, NoLocal: g.noLocal, RetainAsPublished: g.asPublished}})
+		return true
+	}
+	bx.realm.tree.Each(bx, add)
+	bx.mu.Lock()
+	shared := slices.Clone(bx.shared)
+	bx.mu.Unlock()
+	for _, f := range shared {
+		bx.realm.mu.Lock()
+		grp := bx.realm.groups[f]
+		bx.realm.mu.Unlock()
+		if grp == nil {
+			continue
+		}
+		grp.mu.Lock()
+		for _, m := range grp.members {
+			if m.box == bx {
+				add(f, m)
+			}
+		}
+		grp.mu.Unlock()
+	}
+	return subs
+}
+
+func (bx *box) readiness(qos packet.QoS) readiness {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	switch {
+	case bx.dead:
+		return away
+	case bx.conn == nil:
+		return asleep
+	case bx.behind && qos > packet.QoS0:
+		return slow
+	}
+	return bx.conn.readiness(qos)
+}
+
+// online returns the connection that serves the session, or nil.
+func (bx *box) online() *conn {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	return bx.conn
+}
+
+// Why a message is not stored for a session.
+var (
+	errOverflow = errors.New("broker: the session's queue is full")
+	errDead     = errors.New("broker: the session has ended")
+)
+
+// reserve takes a packet identifier for a message that is to be stored for the
+// session. The box has been loaded.
+func (bx *box) reserve(size int) (id uint16, err error) {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	if bx.dead {
+		return 0, errDead
+	}
+	cfg := &bx.b.cfg
+	if bx.messages >= min(cfg.QueueMessages, idsMax) || bx.messages > 0 && bx.bytes+int64(size) > int64(cfg.QueueBytes) {
+		return 0, errOverflow
+	}
+	bx.messages++
+	bx.queued.Store(int32(bx.messages))
+	bx.bytes += int64(size)
+	return bx.ids.take(), nil
+}
+
+// unreserve gives back what reserve took.
+func (bx *box) unreserve(id uint16, size int) {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	bx.release(id, size)
+}
+
+func (bx *box) release(id uint16, size int) {
+	bx.ids.drop(id)
+	bx.messages--
+	bx.queued.Store(int32(bx.messages))
+	bx.bytes -= int64(size)
+}
+
+// isLoaded reports whether the queue's size and identifiers are known.
+func (bx *box) isLoaded() bool {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	return bx.loaded
+}
+
+// load finds out how much is in the queue. It reads the store; only the loader
+// calls it.
+func (bx *box) load() error {
+	if bx.isLoaded() {
+		return nil
+	}
+	n, size, ids, err := bx.b.store.Count(bx.key)
+	if err != nil {
+		return fmt.Errorf("read the queue of session %s: %w", bx.name, err)
+	}
+	inbound, err := bx.b.store.Inbound(bx.key)
+	if err != nil {
+		return fmt.Errorf("read the identifiers of session %s: %w", bx.name, err)
+	}
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	bx.messages, bx.bytes = n, size
+	bx.queued.Store(int32(n))
+	for _, id := range ids {
+		bx.ids.add(id)
+	}
+	for _, id := range inbound {
+		bx.receive(id, true)
+	}
+	bx.loaded = true
+	return nil
+}
+
+// receive notes a QoS 2 identifier of the client's.
+func (bx *box) receive(id uint16, stored bool) {
+	if bx.received == nil {
+		bx.received = make(map[uint16]bool)
+	}
+	bx.received[id] = stored
+}
+
+// committed is told, in commit order, that an entry of the queue is durable,
+// and gives it to the connection if that has been given everything before and
+// has room.
+func (bx *box) committed(r *round, ref stored.Ref, d *session.Input, size int) {
+	a := takeActions()
+	c := bx.offer(r, ref, d, size, a)
+	if c != nil {
+		c.perform(r, a)
+	}
+	a.put()
+}
+
+func (bx *box) offer(r *round, ref stored.Ref, d *session.Input, size int, a *actions) *conn {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	at := ref.Cursor()
+	if after(bx.last, at) {
+		bx.last = at
+	}
+	c := bx.conn
+	if c == nil || bx.behind || bx.feeding || !after(bx.cursor, at) {
+		bx.behind = bx.behind || c == nil || after(bx.cursor, at)
+		return nil
+	}
+	if !c.give(r, d, a) {
+		bx.behind = true
+		return nil
+	}
+	bx.given(ref, d.PacketID, size)
+	return c
+}
+
+// after reports whether b comes after a.
+func after(a, b stored.Cursor) bool {
+	return b.Index > a.Index || b.Index == a.Index && b.Ordinal > a.Ordinal
+}
+
+func (bx *box) given(ref stored.Ref, id uint16, size int) {
+	bx.cursor = ref.Cursor()
+	if bx.out == nil {
+		bx.out = make(map[uint16]delivered)
+	}
+	bx.out[id] = delivered{ref, size}
+}
+
+// give hands a connection a message of its queue, or reports that it has no
+// room now. What is to be performed is appended to a.
+func (c *conn) give(r *round, d *session.Input, a *actions) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.s.Online() || c.s.Room() == 0 || c.behind() {
+		return false
+	}
+	c.stepLocked(r, *d, a)
+	return true
+}
+
+// settle is the session's: an entry is acknowledged or given up.
+func (bx *box) settle(id uint16) {
+	bx.mu.Lock()
+	d, ok := bx.out[id]
+	if !ok {
+		bx.mu.Unlock()
+		return
+	}
+	delete(bx.out, id)
+	delete(bx.sent, id)
+	bx.release(id, d.size)
+	c := bx.conn
+	bx.mu.Unlock()
+	bx.b.store.Settle(bx.key, d.ref)
+	if c != nil {
+		c.mu.Lock()
+		c.signalRoom()
+		c.mu.Unlock()
+	}
+	bx.kick()
+}
+
+// released makes it durable that PUBREC has come.
+func (bx *box) released(c *conn, id uint16, token uint64, a *actions) {
+	bx.mu.Lock()
+	d, ok := bx.out[id]
+	if bx.sent == nil {
+		bx.sent = make(map[uint16]bool)
+	}
+	bx.sent[id] = true
+	bx.mu.Unlock()
+	if !ok {
+		a.tokens = append(a.tokens, settled{token: token})
+		return
+	}
+	bx.b.store.Release(bx.key, d.ref, id, func(err error) { c.hear(token, err) })
+}
+
+// completed makes it durable that PUBREL has come for what the client sent.
+func (bx *box) completed(c *conn, id uint16, token uint64, a *actions) {
+	bx.mu.Lock()
+	onDisk := bx.received[id]
+	bx.mu.Unlock()
+	if !onDisk {
+		bx.forgetInbound(id)
+		a.tokens = append(a.tokens, settled{token: token})
+		return
+	}
+	bx.b.store.Complete(bx.key, id, func(err error) {
+		if err == nil {
+			bx.forgetInbound(id)
+		}
+		c.hear(token, err)
+	})
+}
+
+// hear is told, on the engine's goroutine, what became of what token stands
+// for.
+func (c *conn) hear(token uint64, err error) {
+	r := c.b.begin()
+	r.remote = true
+	defer c.b.done(r)
+	defer c.guard(r)
+	if err != nil && !errors.Is(err, stored.ErrSettled) {
+		c.unstored(r, err)
+		return
+	}
+	c.committed(r, token, packet.Success, nil)
+}
+
+// noteInbound notes a QoS 2 identifier of the client's.
+func (bx *box) noteInbound(id uint16, onDisk bool) {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	if onDisk || !bx.received[id] {
+		bx.receive(id, onDisk)
+	}
+}
+
+func (bx *box) forgetInbound(id uint16) {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	delete(bx.received, id)
+}
+
+func (bx *box) isDead() bool {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	return bx.dead
+}
+
+// kick has the connection given more if there is more.
+func (bx *box) kick() {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	if !bx.behind || bx.feeding || bx.conn == nil || bx.dead {
+		return
+	}
+	bx.feeding = true
+	bx.b.admissions.submit(bx.feed)
+}
+
+const (
+	pageMessages = 64
+	pageBytes    = 256 << 10
+)
+
+// feed gives the connection what it has room for from the store.
+func (bx *box) feed() {
+	r := bx.b.begin()
+	defer bx.b.done(r)
+	for bx.feedPage(r) {
+		r.end(bx.b)
+		r.now = bx.b.opts.Clock.Now()
+	}
+}
+
+// feedPage gives the connection a page, and reports whether there may be more
+// that it has room for. If not, feeding has ended.
+func (bx *box) feedPage(r *round) bool {
+	bx.mu.Lock()
+	c, cursor := bx.conn, bx.cursor
+	if c == nil || !bx.behind || c.readiness(packet.QoS1) != ready {
+		bx.feeding = false
+		bx.mu.Unlock()
+		return false
+	}
+	bx.mu.Unlock()
+	page, err := bx.b.store.Pending(bx.key, &cursor, pageMessages, pageBytes)
+	if err != nil {
+		bx.b.opts.Log.Error("the queue of a session cannot be read", "session", bx.name, "err", err)
+		c.end(r, session.Ending{Reason: disconnect.ServerError, Evidence: disconnect.Evidence{
+			Kind: disconnect.Internal, Detail: "the session's queue cannot be read"}}, packet.UnspecifiedError)
+	}
+	a := takeActions()
+	defer a.put()
+	goOn := bx.givePage(r, c, cursor, &page, err, a)
+	c.perform(r, a)
+	return goOn
+}
+
+func (bx *box) givePage(r *round, c *conn, from stored.Cursor, page *stored.Page, err error, a *actions) bool {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	if bx.conn != c || bx.cursor != from { // another connection has come
+		return bx.conn != nil
+	}
+	if err != nil {
+		bx.feeding = false
+		return false
+	}
+	for i := range page.Entries {
+		e := &page.Entries[i]
+		if _, have := bx.out[e.PacketID]; have { // resent at the beginning of the connection
+			bx.cursor = e.Ref.Cursor()
+			continue
+		}
+		if !c.give(r, &session.Input{Kind: session.Deliver, Message: e.Message, QoS: e.QoS, Retain: e.Retain,
+			SubscriptionIDs: e.SubscriptionIDs, PacketID: e.PacketID, Share: e.Share}, a) {
+			bx.feeding = false
+			return false
+		}
+		bx.given(e.Ref, e.PacketID, e.Size)
+	}
+	if page.More {
+		return true
+	}
+	// Everything up to the page's index has been given.
+	if page.Index >= bx.last.Index {
+		bx.behind, bx.feeding = false, false
+		return false
+	}
+	return true
+}

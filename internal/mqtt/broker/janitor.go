@@ -1,0 +1,191 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"rollcall/internal/disconnect"
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/stored"
+	"rollcall/internal/store"
+)
+
+// Load reads the sessions that are stored. It is to be called once, before
+// anything connects.
+func (b *Broker) Load() error {
+	n := 0
+	err := b.store.Load(func(s *stored.Session, subs []stored.Subscription) error {
+		rl := b.realm(s.Realm)
+		bx := b.newBox(rl, *s)
+		rl.install(bx)
+		for i := range subs {
+			sub := &subs[i]
+			bx.subscribe(sub.Filter, grant{box: bx, id: sub.Identifier, qos: sub.QoS, noLocal: sub.NoLocal, asPublished: sub.RetainAsPublished})
+		}
+		n++
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read stored sessions: %w", err)
+	}
+	if n > 0 {
+		b.opts.Log.Info("stored sessions", "sessions", n)
+	}
+	return nil
+}
+
+const (
+	dueEvery = 500 * time.Millisecond
+	dueLimit = 256
+)
+
+// Run ends sessions that have expired and publishes Wills whose delay is over,
+// until ctx ends.
+func (b *Broker) Run(ctx context.Context) error {
+	busy := make(map[stored.DueItem]bool) // being worked off; the loader's
+	for {
+		items, err := b.store.Due(b.opts.Clock.Now(), dueLimit)
+		if err != nil {
+			if errors.Is(err, store.ErrClosed) {
+				return nil
+			}
+			b.opts.Log.Error("what is due cannot be read", "err", err)
+		}
+		seen := make(map[stored.DueItem]bool, len(items))
+		for _, it := range items {
+			seen[it] = true
+			if !busy[it] {
+				busy[it] = true
+				b.workOff(it)
+			}
+		}
+		for it := range busy {
+			if !seen[it] {
+				delete(busy, it)
+			}
+		}
+		if !b.pause(ctx, dueEvery) {
+			return nil
+		}
+	}
+}
+
+func (b *Broker) pause(ctx context.Context, d time.Duration) bool {
+	woken := make(chan struct{})
+	t := b.opts.Clock.AfterFunc(d, func() { close(woken) })
+	defer t.Stop()
+	select {
+	case <-woken:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (b *Broker) workOff(it stored.DueItem) {
+	rl := b.realm(it.Realm)
+	if it.Kind == stored.SessionExpired {
+		b.expire(rl, it)
+		return
+	}
+	b.willDue(rl, it.Session)
+}
+
+// expire ends a session whose client has not come back in time.
+func (b *Broker) expire(rl *realm, it stored.DueItem) {
+	var bx *box
+	var will *stored.Will
+	b.opts.Presence.Amend(it.Realm, it.Session, func(batch *store.Batch, open bool) bool {
+		bx = rl.box(it.Session)
+		if open || bx == nil || bx.key.Epoch != it.Epoch {
+			bx = nil
+			return false
+		}
+		meta := bx.current()
+		if at, ends := meta.ExpiresAt(); !ends || at.After(b.opts.Clock.Now()) {
+			bx = nil
+			return false
+		}
+		b.store.StageEnd(batch, &meta)
+		will = bx.takeWill()
+		return true
+	}, func(err error) {
+		if err != nil || bx == nil {
+			return // it is looked at again
+		}
+		r := b.begin()
+		r.remote = true
+		defer b.done(r)
+		b.metrics.sessions.WithLabelValues("SessionExpiry").Inc()
+		bx.end(r)
+	})
+	_ = will // its own due entry is not later than the session's
+}
+
+// willDue publishes a Will whose delay is over.
+func (b *Broker) willDue(rl *realm, name string) {
+	var w *stored.Will
+	b.opts.Presence.Amend(rl.name, name, func(_ *store.Batch, open bool) bool {
+		var err error
+		w, err = b.store.Will(rl.name, name)
+		if err != nil || w != nil && (w.DueAt.IsZero() || w.DueAt.After(b.opts.Clock.Now())) {
+			w = nil
+		}
+		return false
+	}, func(error) {
+		if w == nil {
+			return
+		}
+		if bx := rl.box(name); bx != nil {
+			bx.takeWill()
+		}
+		r := b.begin()
+		r.remote = true
+		defer b.done(r)
+		b.publishWill(r, rl, name, w, w)
+	})
+}
+
+// overflow ends a session whose queue is full (SessionOverflow).
+func (bx *box) overflow(r *round) {
+	bx.mu.Lock()
+	was := bx.dead
+	bx.dead = true
+	c, messages, bytes := bx.conn, bx.messages, bx.bytes
+	bx.mu.Unlock()
+	if was {
+		return
+	}
+	b := bx.b
+	b.metrics.sessions.WithLabelValues("SessionOverflow").Inc()
+	detail := fmt.Sprintf("%d messages of %d bytes waited to be acknowledged; the limit is %d messages or %d bytes",
+		messages, bytes, b.cfg.QueueMessages, b.cfg.QueueBytes)
+	ending := session.Ending{Reason: disconnect.SessionOverflow, Evidence: disconnect.Evidence{Kind: disconnect.Limit, Detail: detail}}
+	b.opts.Log.Warn("a session has overflowed", "session", bx.name, "detail", detail)
+	if c != nil {
+		c.end(r, ending, packet.QuotaExceeded)
+		return
+	}
+	b.opts.Presence.Amend(bx.realm.name, bx.name, func(batch *store.Batch, _ bool) bool {
+		if c := bx.online(); c != nil { // it has come back meanwhile
+			r := b.begin()
+			defer b.done(r)
+			c.end(r, ending, packet.QuotaExceeded)
+			return false
+		}
+		meta := bx.current()
+		b.store.StageEnd(batch, &meta)
+		return true
+	}, func(err error) {
+		if err != nil {
+			b.opts.Log.Error("a session that has overflowed could not be deleted", "session", bx.name, "err", err)
+		}
+		r := b.begin()
+		r.remote = true
+		defer b.done(r)
+		bx.end(r)
+	})
+}

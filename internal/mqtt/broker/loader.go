@@ -1,0 +1,39 @@
+package broker
+
+import "sync"
+
+// loader runs what must read the store before it can go on, one after the
+// other: what depends on an earlier one of the same client finds it done.
+type loader struct {
+	mu      sync.Mutex
+	queue   []func()
+	running bool
+}
+
+// submit has f called after all that were submitted before. It does not block.
+func (l *loader) submit(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue = append(l.queue, f)
+	if !l.running {
+		l.running = true
+		go l.run() // ends when the queue is empty
+	}
+}
+
+func (l *loader) run() {
+	for {
+		l.mu.Lock()
+		jobs := l.queue
+		l.queue = nil
+		if len(jobs) == 0 {
+			l.running = false
+			l.mu.Unlock()
+			return
+		}
+		l.mu.Unlock()
+		for _, f := range jobs {
+			f()
+		}
+	}
+}

@@ -1,0 +1,264 @@
+package broker
+
+import (
+	"slices"
+
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/stored"
+	"rollcall/internal/mqtt/topic"
+)
+
+// granted is a subscription as the tree holds it.
+func (c *conn) granted(sub *session.Subscription) grant {
+	g := grant{conn: c, id: sub.ID, qos: sub.QoS, noLocal: sub.NoLocal, asPublished: sub.RetainAsPublished}
+	if c.box != nil {
+		g.conn, g.box = nil, c.box
+	}
+	return g
+}
+
+// subscribe gives the client its subscriptions: those of a stored session once
+// they are durable. Then come SUBACK and the retained messages.
+func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions) {
+	c.listens = true
+	bx := c.box
+	if bx == nil {
+		for i := range q.Subscriptions {
+			if sub := &q.Subscriptions[i]; !q.Codes[i].Failed() {
+				c.share(sub.Filter)
+				c.realm.subscribe(c, sub.Filter, c.granted(sub))
+			}
+		}
+		a.tokens = append(a.tokens, settled{token: token, codes: q.Codes})
+		c.settle(r, a)
+		c.replay(q)
+		return
+	}
+	subs := make([]stored.Subscription, 0, len(q.Subscriptions))
+	for i := range q.Subscriptions {
+		if sub := &q.Subscriptions[i]; !q.Codes[i].Failed() {
+			subs = append(subs, stored.Subscription{Subscription: sub.Subscription, Identifier: sub.ID})
+		}
+	}
+	if len(subs) == 0 {
+		a.tokens = append(a.tokens, settled{token: token, codes: q.Codes})
+		return
+	}
+	c.b.store.Subscribe(bx.key, subs, func(err error) {
+		r := c.b.begin()
+		r.remote = true
+		defer c.b.done(r)
+		defer c.guard(r)
+		if err != nil {
+			c.subscribeFailed(r, q, token, err)
+			return
+		}
+		for i := range q.Subscriptions {
+			if sub := &q.Subscriptions[i]; !q.Codes[i].Failed() {
+				bx.subscribe(sub.Filter, c.granted(sub))
+			}
+		}
+		c.committed(r, token, 0, q.Codes)
+		c.replay(q)
+	})
+}
+
+func (c *conn) subscribeFailed(r *round, q *session.Request, token uint64, err error) {
+	code := storageCode(err)
+	if code == 0 {
+		c.unstored(r, err)
+		return
+	}
+	for i := range q.Codes {
+		if !q.Codes[i].Failed() {
+			q.Codes[i] = code
+		}
+	}
+	c.committed(r, token, 0, q.Codes)
+}
+
+// share notes that a filter is of a shared subscription.
+func (c *conn) share(filter string) {
+	if _, _, shared, _ := topic.ParseShared(filter); shared {
+		c.shared = addFilter(c.shared, filter)
+	}
+}
+
+func addFilter(list []string, filter string) []string {
+	for _, f := range list {
+		if f == filter {
+			return list
+		}
+	}
+	return append(list, filter)
+}
+
+// subscribe adds a durable subscription, unless the session has ended.
+func (bx *box) subscribe(filter string, g grant) {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	if bx.dead {
+		return
+	}
+	if _, _, shared, _ := topic.ParseShared(filter); shared {
+		bx.shared = addFilter(bx.shared, filter)
+	}
+	bx.realm.subscribe(bx, filter, g)
+}
+
+// unsubscribe takes subscriptions away.
+func (c *conn) unsubscribe(q *session.Request, token uint64, a *actions) {
+	bx := c.box
+	if bx == nil {
+		for _, f := range q.Filters {
+			c.realm.unsubscribe(c, f, grant{conn: c})
+		}
+		a.tokens = append(a.tokens, settled{token: token, codes: q.Codes})
+		return
+	}
+	var filters []string
+	for i, f := range q.Filters {
+		if q.Codes[i] == packet.Success {
+			filters = append(filters, f)
+		}
+	}
+	if len(filters) == 0 {
+		a.tokens = append(a.tokens, settled{token: token, codes: q.Codes})
+		return
+	}
+	c.b.store.Unsubscribe(bx.key, filters, func(err error) {
+		r := c.b.begin()
+		r.remote = true
+		defer c.b.done(r)
+		defer c.guard(r)
+		if err != nil {
+			c.subscribeFailed(r, q, token, err)
+			return
+		}
+		for _, f := range filters {
+			bx.realm.unsubscribe(bx, f, bx.grant())
+		}
+		c.committed(r, token, 0, q.Codes)
+	})
+}
+
+// replay sends the retained messages that a SUBSCRIBE asks for (3.3.1.3).
+func (c *conn) replay(q *session.Request) {
+	var subs []session.Subscription
+	for i := range q.Subscriptions {
+		sub := &q.Subscriptions[i]
+		_, _, shared, _ := topic.ParseShared(sub.Filter)
+		switch {
+		case q.Codes[i].Failed(), shared: // 4.8.2: none for a shared one
+		case sub.RetainHandling == 2: // [MQTT-3.3.1-11]
+		case sub.RetainHandling == 1 && q.Existed[i]: // [MQTT-3.3.1-10]
+		default:
+			subs = append(subs, *sub)
+		}
+	}
+	if len(subs) == 0 {
+		return
+	}
+	if n, _ := c.b.store.Retained(); n == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, sub := range subs {
+		if i := slices.IndexFunc(c.replays, func(o session.Subscription) bool { return o.Filter == sub.Filter }); i >= 0 {
+			c.replays[i] = sub // it has not begun
+			continue
+		}
+		c.replays = append(c.replays, sub)
+	}
+	if !c.replaying {
+		c.replaying = true
+		go c.replayAll() // ends when all is sent, or with the session
+	}
+}
+
+func (c *conn) nextReplay() (sub session.Subscription, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.replays) == 0 || !c.s.Online() {
+		c.replaying, c.replays = false, nil
+		return sub, false
+	}
+	sub = c.replays[0]
+	c.replays = c.replays[1:]
+	return sub, true
+}
+
+func (c *conn) replayAll() {
+	for {
+		sub, ok := c.nextReplay()
+		if !ok {
+			return
+		}
+		err := c.b.store.MatchRetained(c.realm.name, sub.Filter, func(m *session.Message) bool { return c.resend(m, &sub) })
+		if err != nil {
+			c.b.opts.Log.Error("retained messages cannot be read", "filter", sub.Filter, "err", err)
+		}
+	}
+}
+
+// resend sends one retained message, when the client has room for it, and
+// reports whether there may be more.
+func (c *conn) resend(m *session.Message, sub *session.Subscription) bool {
+	r := c.b.begin()
+	defer c.b.done(r)
+	defer c.guard(r)
+	var ids []uint32
+	if sub.ID != 0 {
+		ids = []uint32{sub.ID}
+	}
+	if !c.awaitRoom() {
+		return false
+	}
+	qos := min(sub.QoS, m.QoS)
+	if bx := c.box; bx != nil && qos > packet.QoS0 {
+		p := newPublisher(c, 0, 0)
+		c.b.keep(r, &publication{b: c.b, realm: c.realm, message: m, by: p, boxes: []*box{bx}, targets: []stored.Target{{
+			Session: bx.name, Epoch: bx.key.Epoch, QoS: qos, Retain: true, SubscriptionIDs: ids}}})
+		return c.online()
+	}
+	c.deliver(r, m, sub.QoS, true, ids, "") // [MQTT-3.3.1-8]
+	return c.online()
+}
+
+// awaitRoom waits until the client has room for a message, and reports false
+// if its session ends before.
+func (c *conn) awaitRoom() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.s.Online() && !c.roomy() {
+		woken := c.waiting
+		if woken == nil {
+			woken = make(chan struct{})
+			c.waiting = woken
+		}
+		c.mu.Unlock()
+		<-woken
+		c.mu.Lock()
+	}
+	return c.s.Online()
+}
+
+// signalRoom wakes whoever waits for room. The caller holds the lock.
+func (c *conn) signalRoom() {
+	if c.waiting != nil && (!c.s.Online() || c.roomy()) {
+		close(c.waiting)
+		c.waiting = nil
+	}
+}
+
+// roomy reports whether the client can be sent more at its own pace: it takes
+// bytes and acknowledges, and its queue is less than half full. The caller
+// holds the lock.
+func (c *conn) roomy() bool {
+	if c.behind() || c.s.Room() == 0 {
+		return false
+	}
+	return c.box == nil || int(c.box.queued.Load()) <= c.b.cfg.QueueMessages/2
+}

@@ -1,0 +1,129 @@
+package broker
+
+import (
+	"time"
+
+	"rollcall/internal/mqtt/listen"
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/stored"
+	"rollcall/internal/store"
+)
+
+// will returns what is stored as a name's Will. It is for whoever has the
+// name's turn.
+func (rl *realm) will(st *stored.Store, name string, bx *box) *stored.Will {
+	rl.mu.Lock()
+	w, known := rl.wills[name]
+	rl.mu.Unlock()
+	if known || bx == nil || bx.willIsKnown() {
+		return w
+	}
+	w, err := st.Will(rl.name, name)
+	if err != nil {
+		return nil // what cannot be read is replaced; its due entry is looked at and given up
+	}
+	return w
+}
+
+func (bx *box) willIsKnown() bool {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	known := bx.willKnown
+	bx.willKnown = true
+	return known
+}
+
+// setWill notes what is stored as a name's Will; nil: nothing.
+func (rl *realm) setWill(name string, w *stored.Will) {
+	rl.mu.Lock()
+	defer rl.mu.Unlock()
+	if w == nil {
+		delete(rl.wills, name)
+		return
+	}
+	rl.wills[name] = w
+}
+
+// publishWill publishes a Will, and then removes it from the store if that is
+// where it is.
+func (b *Broker) publishWill(r *round, rl *realm, name string, w, record *stored.Will) {
+	g := b.ghost(rl, name)
+	out := &session.Message{Publish: w.Message.Publish, From: name, Received: r.now} // its expiry counts from now
+	p := newPublisher(g, 0, 0)
+	if record != nil {
+		p.then = func() { b.removeWill(rl, name) }
+	}
+	r.byQoS[out.QoS]++
+	if out.Retain {
+		b.retain(r, rl, out, p)
+	}
+	b.fanOut(r, rl, out, p, g, 0, 0)
+	p.routed(r)
+}
+
+// ghost is a publisher without a connection.
+func (b *Broker) ghost(rl *realm, name string) *conn {
+	c := &conn{b: b, realm: rl, link: noLink{}, info: listen.Info{Realm: rl.name}, name: sessionName{rl.name, name}}
+	c.partition = b.store.Partition(rl.name, name)
+	c.s = session.New(&b.cfg, b.opts.Clock.Now())
+	return c
+}
+
+// removeWill removes a Will that has been published.
+func (b *Broker) removeWill(rl *realm, name string) {
+	b.opts.Presence.Amend(rl.name, name, func(batch *store.Batch, _ bool) bool {
+		w, err := b.store.Will(rl.name, name)
+		if err != nil || w == nil || w.DueAt.IsZero() || w.DueAt.After(b.opts.Clock.Now()) {
+			return false // it is another one
+		}
+		if err := b.store.StageWill(batch, rl.name, name, w, nil); err != nil {
+			return false
+		}
+		rl.setWill(name, nil)
+		return true
+	}, func(err error) {
+		if err != nil {
+			b.opts.Log.Warn("a Will that was published could not be removed", "session", name, "err", err)
+		}
+	})
+}
+
+// noLink is the transport of nobody.
+type noLink struct{}
+
+func (noLink) admit(*round, string, *packet.Connect, uint32) {}
+func (noLink) push(*round)                                   {}
+func (noLink) rouse()                                        {}
+func (noLink) abort()                                        {}
+
+// Crashed is the Stage of a Disconnected that closes what an earlier start left
+// open: a stored session waits for its client from then on, and its Will is
+// due.
+func (b *Broker) Crashed(batch *store.Batch, realm, name string, at time.Time) {
+	rl := b.realm(realm)
+	bx := rl.box(name)
+	expiry := uint32(0)
+	if bx != nil {
+		expiry = bx.current().Expiry
+		bx.stageOffline(batch, expiry, at)
+	}
+	w, err := b.store.Will(realm, name)
+	if err != nil {
+		b.opts.Log.Error("a Will cannot be read", "session", name, "err", err)
+		return
+	}
+	if w == nil || !w.DueAt.IsZero() {
+		return
+	}
+	due := *w
+	due.DueAt = at
+	if expiry > 0 {
+		due.DueAt = at.Add(time.Duration(min(w.Delay, expiry)) * time.Second)
+	}
+	if err := b.store.StageWill(batch, realm, name, w, &due); err != nil {
+		b.opts.Log.Error("a Will cannot be stored", "session", name, "err", err)
+		return
+	}
+	rl.setWill(name, &due)
+}
