@@ -256,7 +256,9 @@ func (v *versus) row(ctx context.Context, t *table, r *row) error {
 // turn measures one contender once. Why it can't be measured is no error of
 // ours.
 func (v *versus) turn(ctx context.Context, c *contender, r *row) (got *load.Report, why string, err error) {
-	p, target, err := c.start(ctx, v, v.data(), r.transport)
+	data := v.data()
+	defer os.RemoveAll(data)
+	p, target, err := c.start(ctx, v, data, r.transport)
 	if ctx.Err() != nil {
 		return nil, "", errors.Join(context.Cause(ctx), err)
 	}
