@@ -48,6 +48,9 @@ func TestEveryScenario(t *testing.T) {
 					continue
 				}
 				for _, portable := range []bool{false, true} {
+					if portable && (s == bench.Connect || s == bench.Idle) {
+						continue // they use no engine
+					}
 					t.Run(fmt.Sprintf("%s/%d/QoS %d/portable %v", s, v, qos, portable), func(t *testing.T) {
 						o := small(s, b.addr)
 						o.Version, o.QoS, o.Portable, o.Loops = v, qos, portable, 2
@@ -94,6 +97,9 @@ func TestRollcall(t *testing.T) {
 	for _, transport := range []string{"tcp", "tls", "ws", "wss"} {
 		for _, scenario := range []bench.Scenario{bench.Pairs, bench.FanIn, bench.FanOut, bench.Latency, bench.Connect, bench.Idle} {
 			for qos := packet.QoS0; qos <= packet.QoS1; qos++ {
+				if qos > packet.QoS0 && (scenario == bench.Connect || scenario == bench.Idle) {
+					continue // they publish nothing
+				}
 				t.Run(fmt.Sprintf("%s/%s/QoS %d", transport, scenario, qos), func(t *testing.T) {
 					o := small(scenario, s.Target(transport))
 					o.TLS, o.QoS, o.Version, o.PID = s.TLS(), qos, packet.V5, 0
@@ -211,24 +217,23 @@ func TestRefusals(t *testing.T) {
 // TestEnds sees that a run ends with its context, and that a broker that goes
 // away is an error.
 func TestEnds(t *testing.T) {
-	b := startFake(t, nil)
 	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("enough")
+	b := startFake(t, func(b *fake) { b.at50 = func() { cancel(why) } })
 	o := small(bench.Pairs, b.addr)
 	o.Messages = 0
-	why := errors.New("enough")
-	time.AfterFunc(50*time.Millisecond, func() { cancel(why) })
 	if _, err := bench.Run(ctx, o); !errors.Is(err, why) {
 		t.Errorf("error %v, want %v", err, why)
 	}
 	for _, portable := range []bool{false, true} {
-		o.Portable = portable
-		time.AfterFunc(50*time.Millisecond, func() {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			for nc := range b.conns {
-				nc.Close()
+		b := startFake(t, func(b *fake) {
+			b.at50 = func() {
+				for nc := range b.conns {
+					nc.Close()
+				}
 			}
 		})
+		o.Target, o.Portable = b.addr, portable
 		if _, err := bench.Run(t.Context(), o); err == nil {
 			t.Error("no error although the broker has closed the connections")
 		}

@@ -24,6 +24,7 @@ type fake struct {
 	forget  bool              // sessions end with the connection
 	refuse  bool              // publishes of QoS 1 and 2
 	noShare bool
+	at50    func() // is called when the fiftieth message comes, with mu held
 
 	mu       sync.Mutex // guards what follows, and the order of what is sent
 	sessions map[string]*fakeSession
@@ -202,6 +203,9 @@ func (b *fake) publish(c *fakeConn, p *packet.Publish) bool {
 		return true
 	}
 	b.count++
+	if b.count == 50 && b.at50 != nil {
+		b.at50()
+	}
 	every := func(n int) bool { return n > 0 && b.count%n == 0 }
 	m := p.Clone()
 	held := b.held

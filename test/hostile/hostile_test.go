@@ -122,13 +122,13 @@ func TestBytes(t *testing.T) {
 		reason packet.ReasonCode
 	}{
 		{"oversized", "\x30\xff\xff\xff\x7f", packet.PacketTooLarge},
-		{"reserved type", "\x00\x00", packet.MalformedPacket},
+		{"reserved type", "\x00\x00", packet.ProtocolError},
 		{"wrong flags", "\x83\x00", packet.MalformedPacket},
 		{"remaining length too long", "\x30\xff\xff\xff\xff\x01", packet.MalformedPacket},
 		{"invalid UTF-8 topic", "\x30\x05\x00\x02\xc3\x28\x00", packet.MalformedPacket},
 		{"NUL in topic", "\x30\x05\x00\x02a\x00\x00", packet.MalformedPacket},
 		{"surrogate in topic", "\x30\x06\x00\x03\xed\xa0\x80\x00", packet.MalformedPacket},
-		{"wildcard in topic", "\x30\x04\x00\x01#\x00", packet.TopicNameInvalid},
+		{"wildcard in topic", "\x30\x04\x00\x01#\x00", packet.MalformedPacket},
 		{"QoS 3", "\x36\x05\x00\x01a\x00\x01\x00", packet.MalformedPacket},
 		{"subscribe without filters", "\x82\x03\x00\x01\x00", packet.ProtocolError},
 		{"property twice", "\x30\x0e\x00\x01a\x0a\x02\x00\x00\x00\x01\x02\x00\x00\x00\x01", packet.ProtocolError},

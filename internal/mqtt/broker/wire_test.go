@@ -108,7 +108,7 @@ func TestGoodbyes(t *testing.T) {
 		{"retain", unhex(t, "3104 0001 61 00"), packet.RetainNotSupported},
 		{"subscription identifier", unhex(t, "8209 0001 02 0b01 0001 61 00"), packet.SubscriptionIdentifiersNotSupported},
 		{"not authorized", unhex(t, "3006 0003 245379 00"), packet.NotAuthorized},
-		{"AUTH", unhex(t, "f004 19 02 1500 00"), packet.MalformedPacket},
+		{"AUTH", unhex(t, "f004 19 02 1500 00"), packet.ProtocolError},
 		{"late session expiry", unhex(t, "e007 00 05 11 00000005"), packet.ProtocolError},
 		{"payload format", unhex(t, "3007 0001 61 02 0101 ff"), packet.PayloadFormatInvalid},
 	} {
