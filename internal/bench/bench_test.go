@@ -91,7 +91,7 @@ func TestEveryScenario(t *testing.T) {
 	}
 }
 
-// TestRollcall runs what the product has over all transports.
+// TestRollcall runs the scenarios against the product, over all transports.
 func TestRollcall(t *testing.T) {
 	s := servertest.Start(t, nil)
 	for _, transport := range []string{"tcp", "tls", "ws", "wss"} {
@@ -117,19 +117,15 @@ func TestRollcall(t *testing.T) {
 		}
 	}
 	for _, scenario := range []bench.Scenario{bench.Pairs, bench.Shared, bench.Sleeping} {
-		t.Run("whole or refused/"+string(scenario), func(t *testing.T) {
-			o := small(scenario, s.Target("tcp"))
-			o.QoS, o.Version, o.Wake, o.Messages = packet.QoS2, packet.V5, true, 20
-			r, err := bench.Run(t.Context(), o)
-			var refused *bench.RefusedError
-			switch {
-			case errors.As(err, &refused):
-			case err != nil:
-				t.Errorf("it is neither measured nor refused: %v", err)
-			case len(r.Failures) > 0 || r.Lost > 0 || r.Duplicates > 0:
-				t.Errorf("%+v", r)
-			}
-		})
+		for _, v := range []packet.Version{packet.V311, packet.V5} {
+			t.Run(fmt.Sprintf("%s/%d/QoS 2", scenario, v), func(t *testing.T) {
+				o := small(scenario, s.Target("tcp"))
+				o.QoS, o.Version, o.InFlight, o.Wake, o.Messages = packet.QoS2, v, 4, true, 20
+				if r := measure(t, o); r.Duplicates > 0 || scenario == bench.Sleeping && r.Arrived != 6*21 {
+					t.Errorf("%+v", r)
+				}
+			})
+		}
 	}
 }
 
