@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X rollcall/internal/cli.version=$(VERSION)
 # How much the long tests do. `make crash` and `make fuzz` are the full ones.
 FUZZTIME ?= 5m
 
-.PHONY: help build test lint bench bench-peers fuzz crash clean
+.PHONY: help build cross test lint bench bench-peers fuzz crash clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,10 +17,15 @@ help: ## list the targets
 build: ## build bin/rollcall and bin/rollcall-audit, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
+cross: ## compile for the systems that are supported: static Linux binaries, macOS, Windows
+	@for t in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64; do \
+		echo "cross: $$t"; CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build -trimpath -o /dev/null ./cmd/rollcall || exit 1; done
+
 test: ## run all tests with the race detector (installs mosquitto's clients and npm packages)
 	@scripts/setup test
 	$(GO) vet ./...
 	$(GO) test -race -timeout 10m ./...
+	ROLLCALL_TEST_DRIVER=goroutines $(GO) test -race -timeout 10m ./internal/mqtt/broker
 
 lint: ## gofmt, vet, staticcheck and a short golangci-lint list
 	@scripts/lint

@@ -33,22 +33,23 @@ type conn struct {
 
 	spoke spoke // in the broker's wheel, whose lock guards it
 
-	mu      sync.Mutex
-	s       *session.Session
-	out     *output   // encoded packets not written yet; nil if there are none
-	stalled time.Time // since when the transport takes no bytes; zero: it does
-	dirty   bool      // a round will push
-	writing bool      // a goroutine is writing
-	gone    bool      // the transport is dead, or closed by us
-	frozen  bool      // what arrives must wait: the session is being taken over
-	heard   bool      // bytes have come from the client
-	polite  bool      // the client has said good-bye
-	hold    Hold
-	final   *session.Final // set at the end
-	left    *session.State // set at the end, if something is to be done with it
-	will    *stored.Will   // as the claim has stored it
-	shared  []string       // filters of shared subscriptions, if there is no box
-	waiting chan struct{}  // somebody waits for room
+	mu       sync.Mutex
+	s        *session.Session
+	out      *output   // encoded packets not written yet; nil if there are none
+	stalled  time.Time // since when the transport takes no bytes; zero: it does
+	dirty    bool      // a round will push
+	writing  bool      // a goroutine is writing
+	gone     bool      // the transport is dead, or closed by us
+	frozen   bool      // what arrives must wait: the session is being taken over
+	indebted bool      // what arrives must wait: many acknowledgements are owed
+	heard    bool      // bytes have come from the client
+	polite   bool      // the client has said good-bye
+	hold     Hold
+	final    *session.Final // set at the end
+	left     *session.State // set at the end, if something is to be done with it
+	will     *stored.Will   // as the claim has stored it
+	shared   []string       // filters of shared subscriptions, if there is no box
+	waiting  chan struct{}  // somebody waits for room
 
 	replays   []session.Subscription // whose retained messages are to be sent
 	replaying bool
@@ -102,6 +103,10 @@ func (c *conn) stepLocked(r *round, in session.Input, a *actions) {
 	}
 	r.touch(c)
 	c.signalRoom()
+	if c.indebted && c.s.Owed() <= owedMax/2 {
+		c.indebted = false
+		c.link.rouse()
+	}
 	if in.Kind != session.Received && in.Kind != session.Deliver {
 		c.schedule()
 	}
@@ -124,6 +129,17 @@ func (c *conn) deadline() time.Time {
 		at = late
 	}
 	return at
+}
+
+// owedMax is how many acknowledgements a client may be owed before it is read
+// from no further.
+const owedMax = 4096
+
+// owes reports, and remembers, that what arrives must wait until the client is
+// owed less. The caller holds the lock.
+func (c *conn) owes() bool {
+	c.indebted = c.s.Owed() > owedMax && !c.s.Ended()
+	return c.indebted
 }
 
 const closeTimeout = 5 * time.Second // for writing the last packets before a close

@@ -97,7 +97,7 @@ func (s *stream) packets(r *round, data []byte) (used int, err error) {
 			return used, errEnded
 		case held:
 			s.mu.Lock()
-			s.await(func() bool { return !s.frozen && !s.conn.s.Paused() })
+			s.await(func() bool { return !s.frozen && !s.conn.s.Paused() && !s.owes() })
 			s.mu.Unlock()
 			r.now = s.b.opts.Clock.Now()
 		}

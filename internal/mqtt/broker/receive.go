@@ -41,7 +41,7 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 		switch {
 		case c.s.Ended():
 			return used, over
-		case c.frozen || c.s.Paused():
+		case c.frozen || c.s.Paused() || c.owes():
 			return used, held
 		}
 		n, err := packet.Frame(data[used:], c.b.cfg.MaximumPacketSize)

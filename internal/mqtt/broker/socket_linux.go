@@ -309,7 +309,7 @@ func (s *socket) state() verdict {
 	switch {
 	case s.conn.s.Ended():
 		return over
-	case s.frozen || s.conn.s.Paused():
+	case s.frozen || s.conn.s.Paused() || s.owes():
 		return held
 	}
 	return starved

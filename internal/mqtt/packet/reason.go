@@ -161,6 +161,9 @@ func (c ReasonCode) name() string {
 	return ""
 }
 
+// Allows reports whether a packet of type t may carry the code c.
+func (t Type) Allows(c ReasonCode) bool { return t.allows(c) }
+
 // allows reports whether a packet of type t may carry the code c. The lists
 // are the tables of the packets' own sections; 0x8C is added to DISCONNECT
 // because section 2.4 lists it there.

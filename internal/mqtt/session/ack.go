@@ -15,6 +15,7 @@ type ack struct {
 	code    packet.ReasonCode
 	ready   bool
 	echo    bool // repeats one; nothing depends on it
+	failed  bool // the commit has failed
 	id      uint16
 	request *Request // of SUBACK and UNSUBACK
 }
@@ -46,7 +47,7 @@ func (s *Session) committed(token uint64, code packet.ReasonCode, codes []packet
 	if a.ready {
 		return out
 	}
-	a.code, a.ready = code, true
+	a.code, a.ready, a.failed = code, true, code.Failed()
 	if a.request != nil {
 		s.decided(a, codes)
 	}
@@ -58,7 +59,10 @@ func (s *Session) committed(token uint64, code packet.ReasonCode, codes []packet
 func (s *Session) flush(out []Action) []Action {
 	due := 0
 	for ; due < len(s.acks) && s.acks[due].ready; due++ {
-		out = s.acknowledge(&s.acks[due], s.acks[due+1:], out)
+		over := s.phase == ended // then nothing is sent, but State is to be right
+		if next := s.acknowledge(&s.acks[due], s.acks[due+1:], out); !over {
+			out = next
+		}
 	}
 	s.first += uint64(due)
 	// To the front, so that the slice is used again: nearly always there is
@@ -73,6 +77,10 @@ func (s *Session) flush(out []Action) []Action {
 
 // acknowledge sends one. later are those that are owed after it.
 func (s *Session) acknowledge(a *ack, later []ack, out []Action) []Action {
+	if a.kind == packet.PUBREC && a.code == packet.NoMatchingSubscribers { // not said of QoS 2
+		a.code = packet.Success
+	}
+	a.code = legal(a.kind, a.code)
 	code := a.code
 	switch a.kind {
 	case packet.SUBACK:
@@ -84,7 +92,7 @@ func (s *Session) acknowledge(a *ack, later []ack, out []Action) []Action {
 	case packet.PUBREC:
 		s.recorded(a, later)
 	case packet.PUBREL, packet.PUBCOMP:
-		if code.Failed() && !a.echo {
+		if a.failed {
 			return s.unstored(a.kind, out)
 		}
 		if a.kind == packet.PUBREL && !a.echo {
@@ -98,6 +106,15 @@ func (s *Session) acknowledge(a *ack, later []ack, out []Action) []Action {
 		return s.violation(&packet.Error{Code: code, Clause: "3.1.1 MQTT-3.3.5-2", Message: "the message was refused: " + code.String()}, "PUBLISH", out)
 	}
 	return append(out, Action{Kind: SendAck, Type: a.kind, PacketID: a.id, Code: code})
+}
+
+// legal returns code, or Unspecified error where packets of the type have no
+// such code ([MQTT-3.4.2-1] and its like).
+func legal(t packet.Type, code packet.ReasonCode) packet.ReasonCode {
+	if t == packet.PUBREL || t == packet.PUBCOMP || t.Allows(code) {
+		return code
+	}
+	return packet.UnspecifiedError
 }
 
 // unstored ends the session because a step of QoS 2 could not be stored, which

@@ -41,7 +41,7 @@ type Config struct {
 
 	MaxInflight uint16 // unacknowledged QoS 1 and 2 messages to the client, 1 to 65,535
 	// QueueMessages and QueueBytes (of their content) are how much may wait in
-	// a session that is not stored before it overflows.
+	// a session that is not stored before it overflows; at most 2 GiB.
 	QueueMessages int
 	QueueBytes    int
 	// NewClientID makes the client id for a client that sends none.

@@ -51,6 +51,9 @@ func (s *Session) refuse(code packet.ReasonCode, text string, out []Action) []Ac
 		if s.cfg.NoReasonStrings {
 			text = ""
 		}
+		if s.version == packet.V5 {
+			code = legal(packet.CONNACK, code) // [MQTT-3.2.2-8]
+		}
 		out = append(out, Action{Kind: Send, Packet: &packet.Connack{ReasonCode: code, ReasonString: text}})
 	}
 	return s.shut(out)

@@ -37,10 +37,10 @@ func (s *Session) deliver(in *Input, now time.Time, out []Action) []Action {
 		return s.dropped(why, in.PacketID, out)
 	}
 	if !s.stored {
-		if int(o.waiting) >= s.cfg.QueueMessages || s.outBytes+m.Size() > s.cfg.QueueBytes && o.waiting > 0 {
+		if int(o.waiting) >= s.cfg.QueueMessages || int(s.outBytes)+m.Size() > min(s.cfg.QueueBytes, 2<<30) && o.waiting > 0 {
 			return s.overflow(out)
 		}
-		s.outBytes += m.Size()
+		s.outBytes += uint32(m.Size())
 	}
 	o.push(flight{id: in.PacketID, qos: a.QoS, retain: in.Retain, message: m.Keep(), extra: s.extra(in)})
 	o.waiting++

@@ -62,6 +62,7 @@ func (s *Session) end(e Ending, code packet.ReasonCode, will bool, out []Action)
 	}
 	s.phase = ended
 	if code != 0 && s.version == packet.V5 { // [MQTT-3.14.4-1]
+		code = legal(packet.DISCONNECT, code) // [MQTT-3.14.2-1]
 		p := &packet.Disconnect{ReasonCode: code}
 		switch e.Reason {
 		case disconnect.ClientError, disconnect.ClientAuthorizationError, disconnect.SessionOverflow:

@@ -241,7 +241,7 @@ func (s *Session) launch(f *flight, now time.Time, out []Action) []Action {
 // unqueue takes the bytes of a message that waits out of the queue's.
 func (s *Session) unqueue(f *flight) {
 	if !s.stored {
-		s.outBytes -= f.message.Size()
+		s.outBytes -= uint32(f.message.Size())
 	}
 }
 

@@ -27,7 +27,9 @@ func (s *Session) published(p *packet.Publish, in *Input, now time.Time, out []A
 			return s.repeated(r, out)
 		}
 	}
-	if p.QoS > packet.QoS0 && s.unacked >= s.cfg.ReceiveMaximum { // [MQTT-3.3.4-8]
+	// 3.1.1 has no such limit: what bounds it is maxOwed, and the driver that
+	// reads no further.
+	if p.QoS > packet.QoS0 && s.version == packet.V5 && s.unacked >= uint32(s.cfg.ReceiveMaximum) { // [MQTT-3.3.4-8]
 		return s.violation(&packet.Error{Code: packet.ReceiveMaximumExceeded, Clause: "MQTT-3.3.4-8",
 			Message: fmt.Sprintf("more than %d unacknowledged messages", s.cfg.ReceiveMaximum)}, "PUBLISH", out)
 	}

@@ -78,7 +78,7 @@ func (s *Session) recorded(a *ack, later []ack) {
 	s.completed(a.id)
 	for i := range later { // a PUBREL that did not wait for the PUBREC
 		if l := &later[i]; l.id == a.id && l.kind == packet.PUBCOMP {
-			l.code, l.ready, l.echo = packet.PacketIdentifierNotFound, true, true
+			l.code, l.ready, l.echo, l.failed = packet.PacketIdentifierNotFound, true, true, false
 		}
 	}
 }

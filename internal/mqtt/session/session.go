@@ -45,9 +45,10 @@ type Session struct {
 	inflightMax uint16 // the window of the client
 	aliasMax    uint16 // aliases that are set for the client
 	nextID      uint16 // packet id that was taken last
-	unacked     uint16 // QoS 1 and 2 messages from the client that are not acknowledged
+	unacked     uint32 // QoS 1 and 2 messages from the client that are not acknowledged
 	sizeMax     uint32 // the client's Maximum Packet Size; 0: none
 	expiry      uint32 // effective session expiry
+	outBytes    uint32 // of messages that wait, if the session is not stored
 
 	heard  time.Time // when the last packet came
 	proof  *proof    // nil: does not end
@@ -57,13 +58,12 @@ type Session struct {
 	auth   *exchange       // nil: no enhanced authentication
 	topics [][]byte        // by alias of the client's
 
-	aliases  map[string]uint16 // of the client's side
-	subs     subscriptions
-	inbound  inbound
-	acks     []ack  // owed to the client, oldest first
-	first    uint64 // token of the first of them
-	out      flights
-	outBytes int // of messages that wait, if the session is not stored
+	aliases map[string]uint16 // of the client's side
+	subs    subscriptions
+	inbound inbound
+	acks    []ack  // owed to the client, oldest first
+	first   uint64 // token of the first of them
+	out     flights
 }
 
 // proof is a proof of identity that ends.

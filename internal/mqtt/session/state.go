@@ -73,7 +73,7 @@ func (s *Session) restore(st *State) {
 		}
 		s.out.waiting++
 		if !s.stored {
-			s.outBytes += f.message.Size()
+			s.outBytes += uint32(f.message.Size())
 		}
 		s.out.push(f)
 	}

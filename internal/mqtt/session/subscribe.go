@@ -64,7 +64,7 @@ func (s *Session) decided(a *ack, codes []packet.ReasonCode) {
 			continue
 		}
 		before := r.Codes[i]
-		r.Codes[i] = code
+		r.Codes[i] = legal(a.kind, code) // [MQTT-3.9.3-2] [MQTT-3.11.3-2]
 		if !code.Failed() || before.Failed() {
 			continue
 		}
