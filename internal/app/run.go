@@ -24,6 +24,7 @@ func (s *Server) Run(ctx context.Context, ready func() error) error {
 	r.service("presence", func(ctx context.Context) error { return s.ledger.Run(ctx, nil) })
 	r.service("stored sessions", s.stored.Run)
 	r.service("sessions", s.broker.Run)
+	r.service("memory", s.tidy)
 	r.service("registry", s.registry.Run)
 	r.service("grid", s.grid.Run)
 	r.service("delivery", s.dispatcher.Run)
