@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -223,6 +224,14 @@ func (bx *box) offer(r *round, ref stored.Ref, d *session.Input, size int, a *ac
 		bx.last = at
 	}
 	c := bx.conn
+	if _, given := bx.out[d.PacketID]; !given && !after(bx.cursor, at) {
+		// Its outcome was in doubt for a while, and others have overtaken it. What
+		// has been given since is passed over.
+		bx.cursor = stored.Cursor{Index: at.Index - 1, Ordinal: math.MaxUint16}
+		bx.behind = true
+		bx.b.admissions.submit(bx.kick)
+		return nil
+	}
 	if c == nil || bx.behind || bx.feeding || !after(bx.cursor, at) {
 		bx.behind = bx.behind || c == nil || after(bx.cursor, at)
 		return nil
@@ -254,17 +263,28 @@ func (c *conn) give(r *round, d *session.Input, a *actions) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.s.Online() || c.s.Room() == 0 || c.behind() {
+		c.hungry = c.behind()
 		return false
 	}
 	c.stepLocked(r, *d, a)
 	return true
 }
 
-// settle is the session's: an entry is acknowledged or given up.
-func (bx *box) settle(id uint16) {
+// takes reports whether the client can be given messages of its queue now. If
+// it only has to read first, the box is kicked once it has.
+func (c *conn) takes() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hungry = c.behind()
+	return c.s.Online() && c.s.Room() > 0 && !c.hungry
+}
+
+// settle is the session's over by: an entry is acknowledged or given up. What
+// comes so late that another connection has taken over is sent again on that.
+func (bx *box) settle(by *conn, id uint16) {
 	bx.mu.Lock()
 	d, ok := bx.out[id]
-	if !ok {
+	if !ok || bx.conn != nil && bx.conn != by {
 		bx.mu.Unlock()
 		return
 	}
@@ -382,7 +402,7 @@ func (bx *box) feed() {
 func (bx *box) feedPage(r *round) bool {
 	bx.mu.Lock()
 	c, cursor := bx.conn, bx.cursor
-	if c == nil || !bx.behind || c.readiness(packet.QoS1) != ready {
+	if c == nil || !bx.behind || !c.takes() {
 		bx.feeding = false
 		bx.mu.Unlock()
 		return false

@@ -42,12 +42,15 @@ type conn struct {
 	gone     bool      // the transport is dead, or closed by us
 	frozen   bool      // what arrives must wait: the session is being taken over
 	indebted bool      // what arrives must wait: many acknowledgements are owed
+	hungry   bool      // the box has more, and waits until the transport has taken what there is
 	heard    bool      // bytes have come from the client
 	polite   bool      // the client has said good-bye
 	hold     Hold
 	final    *session.Final // set at the end
 	left     *session.State // set at the end, if something is to be done with it
 	will     *stored.Will   // as the claim has stored it
+	tells    bool           // the owner is to publish the Will
+	held     bool           // the Will waits in the box
 	shared   []string       // filters of shared subscriptions, if there is no box
 	waiting  chan struct{}  // somebody waits for room
 
@@ -238,7 +241,7 @@ func (c *conn) perform(r *round, a *actions) {
 		case session.Unsubscribe:
 			c.unsubscribe(t.Request, t.Token, a)
 		case session.Settle:
-			c.box.settle(t.PacketID)
+			c.box.settle(c, t.PacketID)
 		case session.Release:
 			c.box.released(c, t.PacketID, t.Token, a)
 		case session.Complete:

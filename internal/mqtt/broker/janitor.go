@@ -21,6 +21,9 @@ func (b *Broker) Load() error {
 		rl := b.realm(s.Realm)
 		bx := b.newBox(rl, *s)
 		rl.install(bx)
+		if s.Expiry == 0 { // it ended with the process, as soon as somebody says so
+			subs = nil
+		}
 		for i := range subs {
 			sub := &subs[i]
 			bx.subscribe(sub.Filter, grant{box: bx, id: sub.Identifier, qos: sub.QoS, noLocal: sub.NoLocal, asPublished: sub.RetainAsPublished})
@@ -40,12 +43,13 @@ func (b *Broker) Load() error {
 const (
 	dueEvery = 500 * time.Millisecond
 	dueLimit = 256
+	dueAgain = 30 * time.Second // after a failure
 )
 
 // Run ends sessions that have expired and publishes Wills whose delay is over,
 // until ctx ends.
 func (b *Broker) Run(ctx context.Context) error {
-	busy := make(map[stored.DueItem]bool) // being worked off; the loader's
+	busy := make(map[stored.DueItem]time.Time) // being worked off, since when
 	for {
 		items, err := b.store.Due(b.opts.Clock.Now(), dueLimit)
 		if err != nil {
@@ -57,8 +61,8 @@ func (b *Broker) Run(ctx context.Context) error {
 		seen := make(map[stored.DueItem]bool, len(items))
 		for _, it := range items {
 			seen[it] = true
-			if !busy[it] {
-				busy[it] = true
+			if now := b.opts.Clock.Now(); now.Sub(busy[it]) >= dueAgain && !b.publishes(it) {
+				busy[it] = now
 				b.workOff(it)
 			}
 		}
@@ -71,6 +75,11 @@ func (b *Broker) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// publishes reports that somebody works it off already.
+func (b *Broker) publishes(it stored.DueItem) bool {
+	return it.Kind == stored.WillDelayed && b.realm(it.Realm).publishesWill(it.Session)
 }
 
 func (b *Broker) pause(ctx context.Context, d time.Duration) bool {
@@ -97,7 +106,6 @@ func (b *Broker) workOff(it stored.DueItem) {
 // expire ends a session whose client has not come back in time.
 func (b *Broker) expire(rl *realm, it stored.DueItem) {
 	var bx *box
-	var will *stored.Will
 	b.opts.Presence.Amend(it.Realm, it.Session, func(batch *store.Batch, open bool) bool {
 		bx = rl.box(it.Session)
 		if open || bx == nil || bx.key.Epoch != it.Epoch {
@@ -110,7 +118,7 @@ func (b *Broker) expire(rl *realm, it stored.DueItem) {
 			return false
 		}
 		b.store.StageEnd(batch, &meta)
-		will = bx.takeWill()
+		bx.takeWill() // its own due entry is not later than the session's
 		return true
 	}, func(err error) {
 		if err != nil || bx == nil {
@@ -122,7 +130,6 @@ func (b *Broker) expire(rl *realm, it stored.DueItem) {
 		b.metrics.sessions.WithLabelValues("SessionExpiry").Inc()
 		bx.end(r)
 	})
-	_ = will // its own due entry is not later than the session's
 }
 
 // willDue publishes a Will whose delay is over.
@@ -132,6 +139,9 @@ func (b *Broker) willDue(rl *realm, name string) {
 		var err error
 		w, err = b.store.Will(rl.name, name)
 		if err != nil || w != nil && (w.DueAt.IsZero() || w.DueAt.After(b.opts.Clock.Now())) {
+			w = nil
+		}
+		if w != nil && !rl.beginWill(name, true) {
 			w = nil
 		}
 		return false
@@ -145,7 +155,7 @@ func (b *Broker) willDue(rl *realm, name string) {
 		r := b.begin()
 		r.remote = true
 		defer b.done(r)
-		b.publishWill(r, rl, name, w, w)
+		b.publishWill(r, rl, name, w, true)
 	})
 }
 
@@ -178,6 +188,7 @@ func (bx *box) overflow(r *round) {
 		}
 		meta := bx.current()
 		b.store.StageEnd(batch, &meta)
+		bx.hastenWill(batch)
 		return true
 	}, func(err error) {
 		if err != nil {

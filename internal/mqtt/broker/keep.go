@@ -79,14 +79,12 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) {
 	b, rl := c.b, c.realm
 	c.will = e.will
 	rl.setWill(c.name.id, e.will)
-	if e.old != nil {
-		undone := e.old.takeWill()
-		if e.fresh {
-			e.old.end(r)
-			if undone != nil { // its session is over [MQTT-3.1.3-9]
-				b.publishWill(r, rl, c.name.id, undone, nil)
-			}
-		}
+	undone := e.undone(rl, c.name.id, r.now)
+	if e.old != nil && e.fresh {
+		e.old.end(r)
+	}
+	if undone != nil { // its session is over, or its delay [MQTT-3.1.3-9]
+		b.publishWill(r, rl, c.name.id, undone, false)
 	}
 	if !e.keep {
 		c.admitted(r, ad)
@@ -98,6 +96,7 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) {
 		bx.loaded = true
 		rl.install(bx)
 	}
+	bx.parkOther(c)
 	bx.mu.Lock()
 	bx.asleep = bx.meta.Offline
 	bx.meta, bx.will = e.meta, nil
@@ -107,9 +106,14 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) {
 	if empty {
 		bx.behind, bx.feeding, bx.cursor = false, false, bx.last
 	}
+	overflown := bx.dead
 	bx.mu.Unlock()
 	c.box = bx
 	ad.Stored, ad.Resumed = true, !e.fresh
+	if overflown { // while the claim was being stored
+		c.end(r, session.Ending{Reason: disconnect.SessionOverflow, Evidence: disconnect.Evidence{
+			Kind: disconnect.Limit, Detail: "the session's queue overflowed while the client connected"}}, packet.QuotaExceeded)
+	}
 	switch {
 	case e.fresh:
 		c.admitted(r, ad)
@@ -120,6 +124,24 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) {
 	default:
 		b.loader.submit(func() { bx.resume(c, ad) })
 	}
+}
+
+// undone returns the Will of an earlier connection that is to be published now
+// that the name has another, or nil. What of it was stored has been replaced.
+func (e *entry) undone(rl *realm, name string, now time.Time) *stored.Will {
+	if e.old != nil {
+		if w := e.old.takeWill(); w != nil {
+			if !e.fresh {
+				return nil
+			}
+			return w
+		}
+	}
+	w := e.before // of a connection that a crash ended, unless somebody publishes it
+	if w == nil || w.DueAt.IsZero() || !e.fresh && w.DueAt.After(now) || rl.publishesWill(name) {
+		return nil
+	}
+	return w
 }
 
 // resume reads what the session left, has the client admitted and sends it what
@@ -205,31 +227,51 @@ func (c *conn) admittedLocked(r *round, ad *session.Admission, a *actions) {
 	c.link.rouse()
 }
 
-// park takes c from the session, whose state outlives it, or not.
-func (bx *box) park(c *conn, st *session.State) bool {
+// park takes c from the session, whose state outlives it, or not. If its Will
+// waits, it is kept until its delay is over or the client comes back.
+func (bx *box) park(c *conn, st *session.State, waits bool) bool {
 	bx.mu.Lock()
 	defer bx.mu.Unlock()
 	if bx.conn != c {
 		return false
 	}
-	bx.conn, bx.out = nil, nil
-	bx.sent, bx.sentKnown = nil, true
+	if waits {
+		bx.will = c.will
+	}
+	bx.conn = nil
+	bx.sent, bx.sentKnown = make(map[uint16]bool), true
+	for id := range bx.out { // what is not in st has been acknowledged a moment ago
+		bx.sent[id] = false
+	}
 	for i := range st.Inflight {
 		if o := &st.Inflight[i]; o.Sent {
-			if bx.sent == nil {
-				bx.sent = make(map[uint16]bool)
-			}
 			bx.sent[o.PacketID] = o.Released
+		} else {
+			delete(bx.sent, o.PacketID)
 		}
+	}
+	if len(bx.sent) == 0 {
+		bx.sent = nil
 	}
 	return true
 }
 
-// holdWill keeps a Will until its delay is over or the client comes back.
-func (bx *box) holdWill(w *stored.Will) {
-	bx.mu.Lock()
-	defer bx.mu.Unlock()
-	bx.will = w
+// parkOther parks the connection that c takes the session over from, where the
+// one who ended that has not come to do so.
+func (bx *box) parkOther(c *conn) {
+	old := bx.online()
+	if old == nil || old == c {
+		return
+	}
+	var st *session.State
+	old.mu.Lock()
+	if old.s.Online() || old.s.Ended() { // it was admitted
+		st = old.s.State()
+	}
+	old.mu.Unlock()
+	if st != nil {
+		bx.park(old, st, false)
+	}
 }
 
 // current is what is stored of the session. It is for whoever has the turn of
@@ -246,13 +288,15 @@ func (bx *box) current() stored.Session {
 // it ends, or waits for its client to come back.
 func (bx *box) stageOffline(b *store.Batch, expiry uint32, at time.Time) {
 	st := bx.b.store
-	bx.mu.Lock()
-	defer bx.mu.Unlock()
 	if expiry == 0 {
+		bx.mu.Lock()
 		st.StageEnd(b, &bx.meta)
-		bx.realm.uninstall(bx)
+		bx.mu.Unlock()
+		bx.realm.uninstall(bx) // without the lock, as in subscribe
 		return
 	}
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
 	meta := bx.meta
 	meta.Expiry, meta.Offline = expiry, at
 	st.StageSession(b, &bx.meta, &meta)
@@ -290,15 +334,18 @@ func (c *conn) ended(r *round, f *session.Final) {
 	c.mu.Unlock()
 	expiry := f.Expiry
 	bx := c.box
-	if bx != nil {
-		if bx.park(c, c.left) && expiry > 0 && f.Will != nil && f.WillDelay > 0 {
-			bx.holdWill(c.will)
-		}
-		if bx.isDead() {
-			expiry = 0
-		}
+	if bx != nil && bx.isDead() {
+		expiry = 0
 	}
 	record, will := c.will, f.Will
+	waits := will != nil && bx != nil && expiry > 0 && f.WillDelay > 0
+	if will != nil && !waits {
+		c.realm.beginWill(c.name.id, false) // dissolve publishes it
+	}
+	held := bx != nil && bx.park(c, c.left, waits) && waits
+	c.mu.Lock()
+	c.tells, c.held = will != nil && !waits, held
+	c.mu.Unlock()
 	stage := func(b *store.Batch, _ uint64, at time.Time) {
 		if bx != nil {
 			bx.stageOffline(b, expiry, at)
@@ -326,7 +373,7 @@ func (c *conn) ended(r *round, f *session.Final) {
 // published if it does not wait.
 func (c *conn) dissolve(r *round) {
 	c.mu.Lock()
-	f, left := c.final, c.left
+	f, left, tells, held := c.final, c.left, c.tells, c.held
 	c.final, c.left = nil, nil
 	c.mu.Unlock()
 	bx := c.box
@@ -339,10 +386,13 @@ func (c *conn) dissolve(r *round) {
 	if f == nil || f.Will == nil {
 		return
 	}
-	if bx != nil && f.Expiry > 0 && f.WillDelay > 0 && !bx.isDead() {
-		return // it waits
+	if !tells {
+		if !bx.isDead() || held && bx.takeWill() == nil {
+			return // it waits, or whoever ended the session has published it
+		}
+		c.realm.beginWill(c.name.id, false)
 	}
-	c.b.publishWill(r, c.realm, c.name.id, &stored.Will{Message: f.Will}, c.will)
+	c.b.publishWill(r, c.realm, c.name.id, &stored.Will{Message: f.Will}, true)
 }
 
 // end ends the session: nothing goes to it any more, and what a shared

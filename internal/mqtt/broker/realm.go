@@ -17,6 +17,9 @@ type realm struct {
 	boxes  map[string]*box         // stored sessions by name
 	wills  map[string]*stored.Will // as they are stored, by session name
 	groups map[string]*group       // shared subscriptions by filter, "$share/" included
+	// publishing counts, by session name, the Wills that are due and that
+	// somebody publishes and then removes from the store.
+	publishing map[string]int
 }
 
 // holder is who holds a subscription in the tree: a connection whose session
@@ -42,7 +45,8 @@ type grant struct {
 func (g grant) is(h grant) bool { return g.conn == h.conn && g.box == h.box && g.group == h.group }
 
 func newRealm(name string) *realm {
-	return &realm{name: name, tree: topic.NewTree[holder, grant](), boxes: make(map[string]*box), groups: make(map[string]*group), wills: make(map[string]*stored.Will)}
+	return &realm{name: name, tree: topic.NewTree[holder, grant](), boxes: make(map[string]*box), groups: make(map[string]*group), wills: make(map[string]*stored.Will),
+		publishing: make(map[string]int)}
 }
 
 // box returns the stored session of that name, or nil.

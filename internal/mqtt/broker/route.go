@@ -34,9 +34,9 @@ func (c *conn) route(r *round, m *session.Message, token uint64, id uint16) (set
 // and, if it is retained, itself.
 type publisher struct {
 	conn    *conn
-	token   uint64 // 0: nobody waits
-	id      uint16 // of QoS 2
-	then    func() // called when all is stored; may be nil
+	token   uint64            // 0: nobody waits
+	id      uint16            // of QoS 2
+	then    func(stored bool) // called once all parts are decided; may be nil
 	parts   atomic.Int32
 	failure atomic.Pointer[error] // the first
 }
@@ -82,8 +82,8 @@ func (p *publisher) done(err error) (last bool) {
 func (p *publisher) settle(r *round) {
 	c := p.conn
 	failure := p.failure.Load()
-	if p.then != nil && failure == nil {
-		p.then()
+	if p.then != nil {
+		p.then(failure == nil)
 	}
 	if p.token == 0 {
 		return

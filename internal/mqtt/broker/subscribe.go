@@ -81,8 +81,17 @@ func (c *conn) subscribeFailed(r *round, q *session.Request, token uint64, err e
 // share notes that a filter is of a shared subscription.
 func (c *conn) share(filter string) {
 	if _, _, shared, _ := topic.ParseShared(filter); shared {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.shared = addFilter(c.shared, filter)
 	}
+}
+
+// unshare forgets what share noted.
+func (c *conn) unshare(filter string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shared = removeFilter(c.shared, filter)
 }
 
 func addFilter(list []string, filter string) []string {
@@ -94,17 +103,36 @@ func addFilter(list []string, filter string) []string {
 	return append(list, filter)
 }
 
-// subscribe adds a durable subscription, unless the session has ended.
+func removeFilter(list []string, filter string) []string {
+	return slices.DeleteFunc(list, func(f string) bool { return f == filter })
+}
+
+// subscribe adds a durable subscription, unless the session has ended. The
+// box's lock is not held while the realm's or a group's is taken: groups ask
+// boxes whether they are ready.
 func (bx *box) subscribe(filter string, g grant) {
+	_, _, shared, _ := topic.ParseShared(filter)
 	bx.mu.Lock()
-	defer bx.mu.Unlock()
-	if bx.dead {
-		return
-	}
-	if _, _, shared, _ := topic.ParseShared(filter); shared {
+	dead := bx.dead
+	if shared && !dead {
 		bx.shared = addFilter(bx.shared, filter)
 	}
+	bx.mu.Unlock()
+	if dead {
+		return
+	}
 	bx.realm.subscribe(bx, filter, g)
+	if bx.isDead() { // end may have come too early to remove it
+		bx.realm.unsubscribe(bx, filter, g)
+	}
+}
+
+// unsubscribe takes a subscription away, durably.
+func (bx *box) unsubscribe(filter string) {
+	bx.mu.Lock()
+	bx.shared = removeFilter(bx.shared, filter)
+	bx.mu.Unlock()
+	bx.realm.unsubscribe(bx, filter, bx.grant())
 }
 
 // unsubscribe takes subscriptions away.
@@ -112,6 +140,7 @@ func (c *conn) unsubscribe(q *session.Request, token uint64, a *actions) {
 	bx := c.box
 	if bx == nil {
 		for _, f := range q.Filters {
+			c.unshare(f)
 			c.realm.unsubscribe(c, f, grant{conn: c})
 		}
 		a.tokens = append(a.tokens, settled{token: token, codes: q.Codes})
@@ -137,7 +166,7 @@ func (c *conn) unsubscribe(q *session.Request, token uint64, a *actions) {
 			return
 		}
 		for _, f := range filters {
-			bx.realm.unsubscribe(bx, f, bx.grant())
+			bx.unsubscribe(f)
 		}
 		c.committed(r, token, 0, q.Codes)
 	})

@@ -34,6 +34,24 @@ func (bx *box) willIsKnown() bool {
 	return known
 }
 
+// hastenWill stages that a Will which waits is due now: its session ends
+// [MQTT-3.1.3-9].
+func (bx *box) hastenWill(batch *store.Batch) {
+	b, rl := bx.b, bx.realm
+	bx.takeWill()
+	w, now := rl.will(b.store, bx.name, bx), b.opts.Clock.Now()
+	if w == nil || !w.DueAt.After(now) {
+		return
+	}
+	due := *w
+	due.DueAt = now
+	if err := b.store.StageWill(batch, rl.name, bx.name, w, &due); err != nil {
+		b.opts.Log.Error("a Will cannot be stored", "session", bx.name, "err", err)
+		return
+	}
+	rl.setWill(bx.name, &due)
+}
+
 // setWill notes what is stored as a name's Will; nil: nothing.
 func (rl *realm) setWill(name string, w *stored.Will) {
 	rl.mu.Lock()
@@ -45,14 +63,46 @@ func (rl *realm) setWill(name string, w *stored.Will) {
 	rl.wills[name] = w
 }
 
-// publishWill publishes a Will, and then removes it from the store if that is
-// where it is.
-func (b *Broker) publishWill(r *round, rl *realm, name string, w, record *stored.Will) {
+// beginWill notes that the caller publishes what is stored as the name's Will:
+// it is nobody else's any more. It reports false if it is somebody's already.
+func (rl *realm) beginWill(name string, only bool) bool {
+	rl.mu.Lock()
+	defer rl.mu.Unlock()
+	if only && rl.publishing[name] > 0 {
+		return false
+	}
+	rl.publishing[name]++
+	return true
+}
+
+func (rl *realm) endWill(name string) {
+	rl.mu.Lock()
+	defer rl.mu.Unlock()
+	if rl.publishing[name]--; rl.publishing[name] == 0 {
+		delete(rl.publishing, name)
+	}
+}
+
+func (rl *realm) publishesWill(name string) bool {
+	rl.mu.Lock()
+	defer rl.mu.Unlock()
+	return rl.publishing[name] > 0
+}
+
+// publishWill publishes a Will, and then, if it is the caller's by beginWill,
+// removes it from the store.
+func (b *Broker) publishWill(r *round, rl *realm, name string, w *stored.Will, begun bool) {
 	g := b.ghost(rl, name)
 	out := &session.Message{Publish: w.Message.Publish, From: name, Received: r.now} // its expiry counts from now
 	p := newPublisher(g, 0, 0)
-	if record != nil {
-		p.then = func() { b.removeWill(rl, name) }
+	if begun {
+		p.then = func(published bool) {
+			if published {
+				b.removeWill(rl, name)
+			} else { // the janitor tries again
+				rl.endWill(name)
+			}
+		}
 	}
 	r.byQoS[out.QoS]++
 	if out.Retain {
@@ -83,6 +133,7 @@ func (b *Broker) removeWill(rl *realm, name string) {
 		rl.setWill(name, nil)
 		return true
 	}, func(err error) {
+		rl.endWill(name)
 		if err != nil {
 			b.opts.Log.Warn("a Will that was published could not be removed", "session", name, "err", err)
 		}

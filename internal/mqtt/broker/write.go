@@ -45,12 +45,20 @@ func (c *conn) buffer() *output {
 func (c *conn) behind() bool { return c.out != nil && len(c.out.buf)-c.out.from > c.b.opts.OutputBytes }
 
 // drain sends what waits in the session once the transport has taken
-// everything. The caller holds the lock.
+// everything, and wakes whoever waited for that. The caller holds the lock.
 func (c *conn) drain(r *round) {
-	if c.out == nil && !c.gone && c.s.Waiting() {
+	if c.out != nil || c.gone {
+		return
+	}
+	if c.s.Waiting() {
 		a := takeActions()
 		c.stepLocked(r, session.Input{Kind: session.Drain}, a) // leaves nothing to perform
 		a.put()
+	}
+	c.signalRoom()
+	if c.hungry && !c.behind() {
+		c.hungry = false
+		c.b.admissions.submit(c.box.kick) // its lock goes before ours
 	}
 }
 
