@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"crypto/tls"
 	"errors"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -78,13 +80,7 @@ func (a *acceptor) welcome(l *loop, fd int, from unix.Sockaddr) {
 		return
 	}
 	remote := address(from)
-	s := &socket{fd: fd, done: a.door.Leave, loop: l}
-	for _, other := range a.group.all {
-		if other.count.Load() < s.loop.count.Load() {
-			s.loop = other
-		}
-	}
-	s.loop.count.Add(1)
+	s := &socket{fd: fd, done: a.door.Leave, loop: a.group.least(l)}
 	info := a.door.Info(remote.String(), a.loopback(fd, remote))
 	if !s.init(a.b, s, info) {
 		s.loop.count.Add(-1)
@@ -99,6 +95,59 @@ func (a *acceptor) welcome(l *loop, fd int, from unix.Sockaddr) {
 	s.mu.Lock()
 	s.post()
 	s.mu.Unlock()
+}
+
+// least returns the loop with the fewest connections, first if it is one of
+// them, for one more.
+func (g *loops) least(first *loop) *loop {
+	for _, l := range g.all {
+		if l.count.Load() < first.count.Load() {
+			first = l
+		}
+	}
+	first.count.Add(1)
+	return first
+}
+
+// Hold implements listen.Acceptor.
+func (b *Broker) Hold() (release func(), err error) {
+	g, err := b.joinLoops()
+	if err != nil {
+		return nil, err
+	}
+	return func() { b.leaveLoops(g) }, nil
+}
+
+// ServeTLS implements listen.Acceptor.
+func (b *Broker) ServeTLS(raw net.Conn, tc *tls.Conn, swap func(net.Conn), info listen.Info, done func()) bool {
+	tcp, ok := raw.(*net.TCPConn)
+	if !ok {
+		return false
+	}
+	b.mu.Lock()
+	g := b.loops
+	b.mu.Unlock()
+	if g == nil {
+		return false
+	}
+	fd, err := descriptor(tcp)
+	if err != nil {
+		return false
+	}
+	s := &socket{fd: fd, done: done, loop: g.least(g.all[0]), readable: true}
+	s.tls = &secure{tls: tc, local: raw.LocalAddr(), remote: raw.RemoteAddr()}
+	swap(s.tls)
+	raw.Close() // the descriptor is ours, and another
+	if !s.init(b, s, info) {
+		s.loop.count.Add(-1)
+		unix.Close(fd)
+		done()
+		return true
+	}
+	s.mu.Lock()
+	s.post()
+	s.mu.Unlock()
+	return true
 }
 
 // loopback reports whether both ends are on loopback.

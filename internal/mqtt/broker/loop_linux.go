@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -19,14 +20,15 @@ import (
 // connection that is concerned. A connection belongs to one loop. Others hand
 // it over by post, which costs the loop one wake-up however many there are.
 type loop struct {
-	b     *Broker
-	group *loops
-	epoll int
-	event int // eventfd: wakes the loop
-	buf   []byte
-	round round
-	conns []*socket // by descriptor
-	count atomic.Int32
+	b      *Broker
+	group  *loops
+	epoll  int
+	event  int // eventfd: wakes the loop
+	buf    []byte
+	cipher []byte // as it comes over TLS; nil until there is some
+	round  round
+	conns  []*socket // by descriptor
+	count  atomic.Int32
 
 	acceptors map[int]*acceptor // by descriptor
 
@@ -84,14 +86,20 @@ func (b *Broker) ServeTCP(ctx context.Context, ln *net.TCPListener, door listen.
 	return errors.Join(err, unix.Close(fd))
 }
 
-func duplicate(ln *net.TCPListener) (fd int, err error) {
-	raw, err := ln.SyscallConn()
+// descriptor returns a descriptor of its own for the socket of c.
+func descriptor(c syscall.Conn) (fd int, err error) {
+	raw, err := c.SyscallConn()
 	if err != nil {
 		return 0, err
 	}
 	if e := raw.Control(func(p uintptr) { fd, err = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
 		return 0, e
 	}
+	return fd, err
+}
+
+func duplicate(ln *net.TCPListener) (int, error) {
+	fd, err := descriptor(ln)
 	if err != nil {
 		return 0, err
 	}
@@ -297,9 +305,20 @@ func (l *loop) dispatch(e *unix.EpollEvent) {
 	}
 	if e.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		s.readable = true
+		if s.tls != nil {
+			s.tls.dry = false
+		}
 		s.hup = s.hup || e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
 		s.attend(&l.round)
 	}
+}
+
+// cipherBuffer is what bytes of TLS are read into.
+func (l *loop) cipherBuffer() []byte {
+	if l.cipher == nil {
+		l.cipher = make([]byte, loopBuffer)
+	}
+	return l.cipher
 }
 
 // adopt makes the loop the owner of s.

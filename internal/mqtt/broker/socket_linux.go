@@ -11,13 +11,14 @@ import (
 	"rollcall/internal/mqtt/session"
 )
 
-// socket is a plain TCP connection that an event loop owns. Bytes that arrive
+// socket is a TCP connection, plain or with TLS, that an event loop owns. Bytes that arrive
 // are handled where the loop has read them; what is left of an incomplete
 // packet, or came while nothing may be handled, waits in rest.
 type socket struct {
 	conn
 	loop *loop
 	fd   int
+	tls  *secure // nil: plain TCP
 	done func()
 	rest []byte // arrived and not handled
 
@@ -80,28 +81,30 @@ func (s *socket) push(r *round) {
 		return
 	}
 	s.writing = true
-	for s.out != nil && !s.gone {
+	for s.unsent() && !s.gone {
 		o := s.out
 		s.out = nil
 		s.mu.Unlock()
-		n, err := sysSend(s.fd, o.buf[o.from:])
+		all, err := s.send(o)
 		s.mu.Lock()
-		o.from += n
-		if o.from < len(o.buf) && err == nil || errors.Is(err, unix.EAGAIN) {
+		switch {
+		case err == nil && !all, errors.Is(err, unix.EAGAIN):
 			s.putBack(r, o)
-			break
-		}
-		putOutput(o)
-		if err != nil {
+		case err != nil:
 			s.gone = true
 			s.failure = err
 			s.post()
+			putOutput(o)
+		default:
+			putOutput(o)
+			s.drain(r)
+		}
+		if s.blocked {
 			break
 		}
-		s.drain(r)
 	}
 	s.writing = false
-	if s.out == nil && s.conn.s.Ended() || s.gone { // the loop waits for the last word
+	if !s.unsent() && s.conn.s.Ended() || s.gone { // the loop waits for the last word
 		s.post()
 	}
 }
@@ -109,11 +112,17 @@ func (s *socket) push(r *round) {
 // putBack makes o the first of what is to be written, when the transport can
 // take more.
 func (s *socket) putBack(r *round, o *output) {
-	if s.out != nil {
-		o.buf = append(o.buf, s.out.buf...)
-		putOutput(s.out)
+	switch {
+	case o == nil:
+	case o.from == len(o.buf): // TLS has it
+		putOutput(o)
+	default:
+		if s.out != nil {
+			o.buf = append(o.buf, s.out.buf...)
+			putOutput(s.out)
+		}
+		s.out = o
 	}
-	s.out = o
 	s.blocked = true
 	if s.stalled.IsZero() {
 		s.stalled = r.now
@@ -139,7 +148,7 @@ func (s *socket) attend(r *round) {
 	s.mu.Lock()
 	s.posted = false
 	doomed, failure := s.doomed, s.failure
-	output := s.out != nil
+	output := s.unsent()
 	s.mu.Unlock()
 	if output && s.adopted && !s.closed {
 		s.link.push(r)
@@ -159,15 +168,29 @@ func (s *socket) attend(r *round) {
 		s.finish(r, io.EOF)
 	case failure != nil:
 		s.readable = true // the client's last word may be there
-		if err := s.progress(r); errors.Is(err, errEnded) {
+		if err := s.advance(r); errors.Is(err, errEnded) {
 			failure = err
 		}
 		s.finish(r, failure)
 	default:
-		if err := s.progress(r); err != nil {
+		if err := s.advance(r); err != nil {
 			s.finish(r, err)
 		}
 	}
+}
+
+// advance is progress, which leaves nothing in the loop's buffers.
+func (s *socket) advance(r *round) error {
+	t := s.tls
+	if t == nil {
+		return s.progress(r)
+	}
+	err := s.progress(r)
+	t.keep()
+	if t.pending() { // TLS has answered something
+		s.link.push(r)
+	}
+	return err
 }
 
 // progress handles what has arrived, until there is no more or nothing may be
@@ -207,7 +230,7 @@ func (s *socket) progress(r *round) error {
 				have = copy(buf, s.rest)
 			}
 		}
-		n, err := sysRead(s.fd, buf[have:])
+		n, err := s.read(buf[have:])
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			s.readable = false
@@ -218,7 +241,7 @@ func (s *socket) progress(r *round) error {
 			return io.EOF
 		}
 		budget -= n
-		if n < len(buf)-have && !s.hup {
+		if n < len(buf)-have && !s.hup && s.tls == nil {
 			s.readable = false // a shorter read than asked for has emptied the socket; an event tells of more
 		}
 		data := buf[:have+n]
@@ -273,7 +296,7 @@ func (s *socket) verdict(r *round, v verdict) (stop bool, err error) {
 // returns how, if that ends the connection now.
 func (s *socket) watch(r *round) error {
 	for s.hup && s.readable && s.last == nil && len(s.rest) < restMax {
-		n, err := sysRead(s.fd, s.loop.buf)
+		n, err := s.read(s.loop.buf)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			s.readable = false
@@ -328,11 +351,14 @@ func (s *socket) finish(r *round, err error) {
 	}
 	s.link.push(r)
 	s.mu.Lock()
-	polite := s.polite && s.out == nil && !s.writing
+	polite := s.polite && !s.unsent() && !s.writing
 	s.mu.Unlock()
 	if polite { // the client expects nothing any more, and sends nothing
 		s.close()
 		return
+	}
+	if s.tls != nil && s.tls.tls.CloseWrite() == nil {
+		s.link.push(r)
 	}
 	s.discard(r)
 }
@@ -340,7 +366,7 @@ func (s *socket) finish(r *round, err error) {
 // discard waits for the last words to be written and for the peer's end.
 func (s *socket) discard(r *round) {
 	s.mu.Lock()
-	unsaid := (s.out != nil || s.writing) && !s.gone
+	unsaid := (s.unsent() || s.writing) && !s.gone
 	begun := !s.linger.IsZero()
 	gone := s.gone
 	if !unsaid && !begun && !gone {

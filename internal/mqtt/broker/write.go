@@ -26,7 +26,7 @@ const keepBytes = 64 << 10 // larger buffers are not kept in the pool
 var outputs = sync.Pool{New: func() any { return &output{buf: make([]byte, 0, 1<<10)} }}
 
 func putOutput(o *output) {
-	if cap(o.buf) <= keepBytes {
+	if o != nil && cap(o.buf) <= keepBytes {
 		o.buf, o.from = o.buf[:0], 0
 		outputs.Put(o)
 	}

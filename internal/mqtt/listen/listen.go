@@ -40,11 +40,18 @@ type Handler interface {
 	Serve(nc net.Conn, info Info, done func())
 }
 
-// Acceptor accepts plain TCP connections itself and serves them, in place of a
-// Handler.
+// Acceptor serves TCP connections itself, in place of a Handler, and accepts the
+// plain ones.
 type Acceptor interface {
 	// ServeTCP accepts on ln until ctx ends, and closes ln. Connections go on.
 	ServeTCP(ctx context.Context, ln *net.TCPListener, d Door) error
+	// ServeTLS serves a connection whose TLS handshake is done: tc works on raw,
+	// until swap gives it another transport. It reports false, and has done
+	// nothing, if the Handler is to serve the connection. Done is called once
+	// the connection has ended.
+	ServeTLS(raw net.Conn, tc *tls.Conn, swap func(net.Conn), info Info, done func()) bool
+	// Hold has it be ready for ServeTLS until release is called.
+	Hold() (release func(), err error)
 }
 
 // Door is what an Acceptor owes the server for each connection.
@@ -77,7 +84,7 @@ func (d Door) Info(remote string, loopback bool) Info {
 // Options configure a Server. Handler and Realm are required.
 type Options struct {
 	Handler Handler
-	// Acceptor serves plain TCP if it is not nil.
+	// Acceptor serves TCP, with and without TLS, if it is not nil.
 	Acceptor Acceptor
 	Realm    string
 	Clock    clock.Clock

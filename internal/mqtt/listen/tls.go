@@ -3,6 +3,7 @@ package listen
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"os"
 	"time"
@@ -12,6 +13,13 @@ import (
 // request client certificates without verifying them: they are judged at
 // CONNECT, where a reason code can be given.
 func (s *Server) TLS(ctx context.Context, ln net.Listener, config *tls.Config) error {
+	if s.opts.Acceptor != nil {
+		release, err := s.opts.Acceptor.Hold()
+		if err != nil {
+			return errors.Join(err, ln.Close())
+		}
+		defer release()
+	}
 	return s.accept(ctx, ln, func(raw net.Conn) {
 		nc := s.handshake(ctx, raw, config)
 		if nc == nil {
@@ -25,9 +33,20 @@ func (s *Server) TLS(ctx context.Context, ln net.Listener, config *tls.Config) e
 			state := nc.ConnectionState()
 			info := s.info("tls", raw)
 			info.Confidential, info.TLS = true, &state
-			s.serve(nc, info)
+			s.serveTLS(raw, nc, info)
 		}()
 	})
+}
+
+func (s *Server) serveTLS(raw net.Conn, nc *tls.Conn, info Info) {
+	if a := s.opts.Acceptor; a != nil {
+		slot := nc.NetConn().(*slotted)
+		if a.ServeTLS(raw, nc, func(to net.Conn) { slot.Conn = to }, info, s.leave) {
+			s.metrics.accepted.WithLabelValues(info.Transport).Inc()
+			return
+		}
+	}
+	s.serve(nc, info)
 }
 
 // handshake returns nil when the peer fails it, or takes too long.

@@ -23,7 +23,7 @@ func (s *Session) stepConnecting(in *Input, now time.Time, out []Action) []Actio
 	case Garbled:
 		// A CONNECT that could be read far enough gets a CONNACK in its
 		// dialect; anything else just closes.
-		if c, ok := in.Packet.(*packet.Connect); ok && c != nil && c.Version != 0 {
+		if c, ok := in.Packet.(*packet.Connect); ok && c != nil && (c.Version != 0 || in.Err.Clause == "MQTT-3.1.2-2") { // 0 is a level, too
 			s.version = c.Version.Dialect()
 			return s.refuse(in.Err.Code, in.Err.Message, out)
 		}

@@ -184,7 +184,7 @@ func (s *Session) stepOnline(in *Input, now time.Time, out []Action) []Action {
 		if _, ok := in.Packet.(*packet.Connect); ok { // whatever is wrong with it
 			return s.received(in, now, out)
 		}
-		if in.Text == "AUTH" && s.auth == nil && s.version == packet.V5 { // however it looks
+		if in.Text == "AUTH" && s.auth == nil && s.version == packet.V5 && in.Err.Clause != "MQTT-3.15.1-1" { // whatever its body
 			return s.violation(s.judgeAuth(nil), in.Text, out)
 		}
 		return s.violation(in.Err, in.Text, out)
