@@ -110,7 +110,7 @@ func (l *Ledger) ending(s *seat, at time.Time) Transition {
 }
 
 func (l *Ledger) claimed(s *seat, c *claim, ts []Transition) {
-	h := &Hold{ledger: l, seat: s, conn: c.Conn, number: s.state.Number, open: true, released: make(chan struct{})}
+	h := &Hold{ledger: l, seat: s, conn: c.Conn, number: s.state.Number, open: true}
 	l.open.Add(1)
 	s.holder = h
 	for i := range ts {

@@ -208,7 +208,7 @@ type Hold struct {
 	open   bool // guarded like seat.holder: not yet ended in the ledger
 
 	once     sync.Once
-	released chan struct{} // closed once the Disconnected is durable or void
+	released atomic.Pointer[chan struct{}] // closed once the Disconnected is durable or void; nil: nobody has asked
 }
 
 // Number is the sequence number of the hold's Connected.

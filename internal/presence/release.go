@@ -38,10 +38,22 @@ func (h *Hold) Release(r disconnect.Reason, v disconnect.Evidence, stage Stage) 
 }
 
 // Released is closed once the hold has ended, durably.
-func (h *Hold) Released() <-chan struct{} { return h.released }
+func (h *Hold) Released() <-chan struct{} {
+	for {
+		if ch := h.released.Load(); ch != nil {
+			return *ch
+		}
+		ch := make(chan struct{})
+		h.released.CompareAndSwap(nil, &ch)
+	}
+}
 
 func (h *Hold) settled() {
-	close(h.released)
+	ended := make(chan struct{})
+	close(ended)
+	if asked := h.released.Swap(&ended); asked != nil {
+		close(*asked)
+	}
 	h.ledger.open.Add(-1)
 	h.ledger.sure()
 }

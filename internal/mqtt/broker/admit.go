@@ -89,6 +89,7 @@ func (c *conn) claim(who Identity, p *packet.Connect, expiry uint32, settled fun
 		Realm: c.name.realm, Session: c.name.id, Owner: who.AuthenticationName,
 		Protocol: "MQTT " + p.Version.String(), Transport: c.info.Transport, Remote: c.info.Remote, Method: who.Method, Conn: c,
 		Stage: func(b *store.Batch, number uint64, at time.Time) {
+			e.forget(c) // an earlier try
 			e = c.decide(p, who.AuthenticationName, expiry, number, at)
 			if err := e.stage(c.b.store, b, c.name.realm, c.name.id); err != nil {
 				c.b.opts.Log.Error("a Will cannot be stored", "session", c.name.id, "err", err)
@@ -101,11 +102,11 @@ func (c *conn) claim(who Identity, p *packet.Connect, expiry uint32, settled fun
 		defer settled()
 		defer c.guard(r)
 		if err != nil {
+			e.forget(c)
 			c.claimRefused(r, err)
 			return
 		}
 		c.b.metrics.accepted.Inc()
-		c.b.admitted(c)
 		c.hired(r, h, who, e)
 	})
 }
@@ -121,13 +122,6 @@ func (c *conn) hired(r *round, h Hold, who Identity, e *entry) {
 		return
 	}
 	c.enter(r, e, session.Admission{ExpiresAt: who.ExpiresAt, ExpiryDetail: who.ExpiryDetail})
-}
-
-// admitted makes c the connection that End finds.
-func (b *Broker) admitted(c *conn) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.byName[c.name] = c
 }
 
 func (c *conn) claimRefused(r *round, err error) {

@@ -160,7 +160,6 @@ type Broker struct {
 	mu       sync.Mutex
 	realms   map[string]*realm // as many as listeners name
 	conns    map[*conn]struct{}
-	byName   map[sessionName]*conn // the newest that was admitted
 	draining bool
 	loops    *loops // nil: none are running
 }
@@ -192,7 +191,7 @@ func New(o Options) (*Broker, error) {
 	}
 	b := &Broker{
 		opts: o, cfg: o.Session, store: o.Store, metrics: newMetrics(), realms: make(map[string]*realm), partitions: o.Partitions,
-		conns: make(map[*conn]struct{}), byName: make(map[sessionName]*conn),
+		conns: make(map[*conn]struct{}),
 	}
 	b.cfg.NewClientID = o.NewClientID
 	b.admissions.clock = o.Clock
@@ -241,9 +240,6 @@ func (b *Broker) leave(c *conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.conns, c)
-	if b.byName[c.name] == c {
-		delete(b.byName, c.name)
-	}
 }
 
 // all returns the connections that f selects.
@@ -278,10 +274,8 @@ func (b *Broker) Reconsider() int {
 // (DISCONNECT 0x98, ServerInitiatedDisconnect). It reports whether there was
 // one.
 func (b *Broker) End(realm, id, why string) bool {
-	b.mu.Lock()
-	c := b.byName[sessionName{realm, id}]
-	b.mu.Unlock()
-	if c == nil {
+	found := b.all(func(c *conn) bool { return c.has(sessionName{realm, id}) })
+	if len(found) == 0 {
 		return false
 	}
 	detail := "an operator ended the session"
@@ -290,10 +284,21 @@ func (b *Broker) End(realm, id, why string) bool {
 	}
 	r := b.begin()
 	defer b.done(r)
-	return c.end(r, session.Ending{
-		Reason:   disconnect.ServerInitiatedDisconnect,
-		Evidence: disconnect.Evidence{Kind: disconnect.Operator, Detail: detail},
-	}, packet.AdministrativeAction)
+	ended := false
+	for _, c := range found { // one, but during a take-over
+		ended = c.end(r, session.Ending{
+			Reason:   disconnect.ServerInitiatedDisconnect,
+			Evidence: disconnect.Evidence{Kind: disconnect.Operator, Detail: detail},
+		}, packet.AdministrativeAction) || ended
+	}
+	return ended
+}
+
+// has reports whether c is connected under that name.
+func (c *conn) has(name sessionName) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hold != nil && c.name == name && !c.s.Ended()
 }
 
 // Shutdown ends every connection (DISCONNECT 0x8B, ServerInitiatedDisconnect)
