@@ -31,6 +31,7 @@ type round struct {
 	pubcomp packet.Pubcomp
 
 	fans    []*fan          // not in use
+	store   *stored.Store   // of batches
 	batches []*stored.Batch // by partition; nil: none yet
 	pending []uint8         // partitions whose batches are not empty
 
@@ -114,8 +115,8 @@ func (r *round) submit() {
 // batch returns the round's batch for a partition, which is submitted at the
 // end of the round at the latest.
 func (r *round) batch(b *Broker, partition uint8) *stored.Batch {
-	if r.batches == nil {
-		r.batches = make([]*stored.Batch, b.partitions)
+	if r.store != b.store { // the pool is shared with other brokers of the process
+		r.store, r.batches = b.store, make([]*stored.Batch, b.partitions)
 	}
 	if r.batches[partition] == nil {
 		r.batches[partition] = b.store.Begin(partition)
