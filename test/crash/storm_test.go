@@ -47,7 +47,6 @@ func atLeast(t testing.TB, name string, n int) int {
 
 // scaled are settings whose times are scaled down, so that retries fit a test.
 const scaled = `
-mqtt: {connectTimeout: 5s}
 delivery:
   schedule: [20ms, 50ms, 100ms]
   retryFloor: 5ms
@@ -62,10 +61,15 @@ storage: {lowWater: 67108864, reserve: 16777216}
 `
 
 // arguments of a server on free ports with the scaled settings.
-func arguments(t testing.TB, dir string) []string {
+func arguments(t testing.TB, dir string) []string { return argumentsFor(t, dir, 0, "") }
+
+// argumentsFor are those of a server with so many event loops and further
+// settings of its broker.
+func argumentsFor(t testing.TB, dir string, loops int, mqtt string) []string {
 	t.Helper()
-	file := filepath.Join(dir, "rollcall.yaml")
-	if err := os.WriteFile(file, []byte(scaled), 0o600); err != nil {
+	file := filepath.Join(dir, fmt.Sprintf("rollcall%d.yaml", loops))
+	text := fmt.Sprintf("mqtt: {connectTimeout: 5s, loops: %d%s}\n%s", loops, mqtt, scaled)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return []string{"--config", file, "--mqtt", "127.0.0.1:0", "--mqtts", "127.0.0.1:0", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"}

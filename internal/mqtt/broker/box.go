@@ -240,7 +240,7 @@ func (bx *box) offer(r *round, ref stored.Ref, d *session.Input, size int, a *ac
 		bx.behind = true
 		return nil
 	}
-	bx.given(ref, d.PacketID, size)
+	bx.given(ref, d.PacketID, size, true)
 	return c
 }
 
@@ -249,8 +249,12 @@ func after(a, b stored.Cursor) bool {
 	return b.Index > a.Index || b.Index == a.Index && b.Ordinal > a.Ordinal
 }
 
-func (bx *box) given(ref stored.Ref, id uint16, size int) {
-	bx.cursor = ref.Cursor()
+// given notes that the connection has been given an entry, and all before it
+// if it was next.
+func (bx *box) given(ref stored.Ref, id uint16, size int, next bool) {
+	if next {
+		bx.cursor = ref.Cursor()
+	}
 	if bx.out == nil {
 		bx.out = make(map[uint16]delivered)
 	}
@@ -442,7 +446,7 @@ func (bx *box) givePage(r *round, c *conn, from stored.Cursor, page *stored.Page
 			bx.feeding = false
 			return false
 		}
-		bx.given(e.Ref, e.PacketID, e.Size)
+		bx.given(e.Ref, e.PacketID, e.Size, true)
 	}
 	if page.More {
 		return true

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -156,6 +157,7 @@ type Broker struct {
 	admissions admissions
 	loader     loader
 	partitions int
+	deferred   []atomic.Int32 // publications that wait for the loader, by their publishers' partition
 
 	mu       sync.Mutex
 	realms   map[string]*realm // as many as listeners name
@@ -190,7 +192,7 @@ func New(o Options) (*Broker, error) {
 		o.OutputBytes = 1 << 20
 	}
 	b := &Broker{
-		opts: o, cfg: o.Session, store: o.Store, metrics: newMetrics(), realms: make(map[string]*realm), partitions: o.Partitions,
+		opts: o, cfg: o.Session, store: o.Store, metrics: newMetrics(), realms: make(map[string]*realm), partitions: o.Partitions, deferred: make([]atomic.Int32, o.Partitions),
 		conns: make(map[*conn]struct{}),
 	}
 	b.cfg.NewClientID = o.NewClientID

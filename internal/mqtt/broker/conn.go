@@ -3,7 +3,6 @@ package broker
 import (
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"rollcall/internal/disconnect"
@@ -26,8 +25,7 @@ type conn struct {
 	realm *realm
 	box   *box // of a session that outlives the connection; set before it is admitted
 
-	partition uint8        // of the session's name
-	deferred  atomic.Int32 // publications that wait for the loader
+	partition uint8 // of the session's name
 
 	listens bool // the owner's: it has had subscriptions
 

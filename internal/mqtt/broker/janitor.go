@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strings"
 	"time"
 
 	"rollcall/internal/disconnect"
@@ -34,8 +36,35 @@ func (b *Broker) Load() error {
 	if err != nil {
 		return fmt.Errorf("read stored sessions: %w", err)
 	}
+	if err := b.loadWills(); err != nil {
+		return err
+	}
 	if n > 0 {
 		b.opts.Log.Info("stored sessions", "sessions", n)
+	}
+	return nil
+}
+
+// loadWills reads the Wills that are due of names without a session, so that a
+// client which comes back before they have been published does not replace them
+// unseen. Those of a session are read when it is resumed.
+func (b *Broker) loadWills() error {
+	items, err := b.store.Due(b.opts.Clock.Now(), math.MaxInt)
+	if err != nil {
+		return fmt.Errorf("read due Wills: %w", err)
+	}
+	for _, it := range items {
+		rl := b.realm(it.Realm)
+		if it.Kind != stored.WillDelayed || rl.box(it.Session) != nil || strings.Contains(it.Session, "\x00") {
+			continue
+		}
+		w, err := b.store.Will(it.Realm, it.Session)
+		if err != nil {
+			return fmt.Errorf("read the Will of %s: %w", it.Session, err)
+		}
+		if w != nil {
+			rl.setWill(it.Session, w)
+		}
 	}
 	return nil
 }
@@ -79,7 +108,8 @@ func (b *Broker) Run(ctx context.Context) error {
 
 // publishes reports that somebody works it off already.
 func (b *Broker) publishes(it stored.DueItem) bool {
-	return it.Kind == stored.WillDelayed && b.realm(it.Realm).publishesWill(it.Session)
+	rl := b.realm(it.Realm)
+	return it.Kind == stored.WillDelayed && (rl.publishesWill(it.Session) || rl.isReplaced(it.Session))
 }
 
 func (b *Broker) pause(ctx context.Context, d time.Duration) bool {
@@ -132,16 +162,18 @@ func (b *Broker) expire(rl *realm, it stored.DueItem) {
 	})
 }
 
-// willDue publishes a Will whose delay is over.
-func (b *Broker) willDue(rl *realm, name string) {
+// willDue publishes a Will whose delay is over, or which was replaced before a
+// crash.
+func (b *Broker) willDue(rl *realm, key string) {
 	var w *stored.Will
+	name, _, replaced := strings.Cut(key, "\x00")
 	b.opts.Presence.Amend(rl.name, name, func(_ *store.Batch, open bool) bool {
 		var err error
-		w, err = b.store.Will(rl.name, name)
-		if err != nil || w != nil && (w.DueAt.IsZero() || w.DueAt.After(b.opts.Clock.Now())) {
+		w, err = b.store.Will(rl.name, key)
+		if err != nil || rl.isReplaced(key) || w != nil && (w.DueAt.IsZero() || w.DueAt.After(b.opts.Clock.Now())) {
 			w = nil
 		}
-		if w != nil && !rl.beginWill(name, true) {
+		if w != nil && !rl.beginWill(key, true) {
 			w = nil
 		}
 		return false
@@ -149,13 +181,13 @@ func (b *Broker) willDue(rl *realm, name string) {
 		if w == nil {
 			return
 		}
-		if bx := rl.box(name); bx != nil {
+		if bx := rl.box(name); bx != nil && !replaced {
 			bx.takeWill()
 		}
 		r := b.begin()
 		r.remote = true
 		defer b.done(r)
-		b.publishWill(r, rl, name, w, true)
+		b.publishWill(r, rl, key, w)
 	})
 }
 

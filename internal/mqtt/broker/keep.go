@@ -20,6 +20,8 @@ type entry struct {
 	meta   stored.Session
 	will   *stored.Will // of the new connection
 	before *stored.Will // what is stored of an earlier one
+	rescue *stored.Will // before, if it is to be published nevertheless
+	key    string       // where it is kept until it has been
 }
 
 // decide determines, in the turn of the session's name, what becomes of what
@@ -43,7 +45,35 @@ func (c *conn) decide(p *packet.Connect, owner string, expiry uint32, n uint64, 
 		w := p.Will.Publish()
 		e.will = &stored.Will{Message: &session.Message{Publish: w, From: c.name.id}, Delay: c.willDelay(p.Will)}
 	}
+	if e.survives(at) {
+		rescue := *e.before
+		rescue.DueAt = at
+		e.rescue, e.key = &rescue, replacedKey(c.name.id, n)
+		c.realm.addReplaced(c.name.id, e.key)
+	}
 	return e
+}
+
+// forget undoes what e has noted: it has not become true. E may be nil.
+func (e *entry) forget(c *conn) {
+	if e != nil && e.rescue != nil {
+		c.realm.dropReplaced(c.name.id, e.key)
+	}
+}
+
+// survives reports whether the earlier Will is published although the client is
+// back [MQTT-3.1.3-9].
+func (e *entry) survives(at time.Time) bool {
+	w := e.before
+	switch {
+	case w == nil:
+		return false
+	case e.fresh:
+		return true
+	case w.DueAt.IsZero(): // its connection is being taken over
+		return w.Delay == 0
+	}
+	return !w.DueAt.After(at)
 }
 
 func (c *conn) willDelay(w *packet.Will) uint32 {
@@ -67,6 +97,11 @@ func (e *entry) stage(st *stored.Store, b *store.Batch, realm, name string) erro
 	if e.keep {
 		st.StageSession(b, old, &e.meta)
 	}
+	if e.rescue != nil {
+		if err := st.StageWill(b, realm, e.key, nil, e.rescue); err != nil {
+			return err
+		}
+	}
 	if e.will == nil && e.before == nil {
 		return nil
 	}
@@ -84,7 +119,11 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) {
 		e.old.end(r)
 	}
 	if undone != nil { // its session is over, or its delay [MQTT-3.1.3-9]
-		b.publishWill(r, rl, c.name.id, undone, false)
+		rl.beginWill(c.name.id, false)
+		b.publishWill(r, rl, c.name.id, undone)
+	} else if e.rescue != nil && !rl.publishesWill(c.name.id) { // its connection said good-bye meanwhile
+		rl.beginWill(c.name.id, false)
+		b.removeWill(rl, c.name.id, c.name.id)
 	}
 	if !e.keep {
 		c.admitted(r, ad)
@@ -183,6 +222,7 @@ func (bx *box) state(c *conn) (*session.State, error) {
 	known, sent, asleep := bx.sentKnown, bx.sent, bx.asleep
 	bx.mu.Unlock()
 	var cursor stored.Cursor
+	rest := false // the entries are behind those that are sent again
 	for {
 		page, err := bx.b.store.Pending(bx.key, &cursor, pageMessages, pageBytes)
 		if err != nil {
@@ -190,21 +230,26 @@ func (bx *box) state(c *conn) (*session.State, error) {
 		}
 		for i := range page.Entries {
 			e := &page.Entries[i]
+			cursor = e.Ref.Cursor()
 			_, before := sent[e.PacketID]
 			// What was sent before a restart is not known; whatever came before
 			// the client went may have been.
 			again := before || e.Released || !known && len(st.Inflight) < int(bx.b.cfg.MaxInflight) && !e.Message.Received.After(asleep)
 			if !again {
-				return st, nil
+				// A crash brings back what was acknowledged in the last moment, so
+				// that more than a window may be ahead of what awaits PUBCOMP.
+				if rest = true; known || e.Message.Received.After(asleep) {
+					return st, nil
+				}
+				continue
 			}
 			st.Inflight = append(st.Inflight, session.Outgoing{PacketID: e.PacketID, Message: e.Message, QoS: e.QoS, Retain: e.Retain,
 				Sent: true, Released: e.Released, SubscriptionIDs: e.SubscriptionIDs, Share: e.Share})
 			bx.mu.Lock()
 			if bx.conn == c {
-				bx.given(e.Ref, e.PacketID, e.Size)
+				bx.given(e.Ref, e.PacketID, e.Size, !rest)
 			}
 			bx.mu.Unlock()
-			cursor = e.Ref.Cursor()
 		}
 		if !page.More {
 			return st, nil
@@ -392,7 +437,7 @@ func (c *conn) dissolve(r *round) {
 		}
 		c.realm.beginWill(c.name.id, false)
 	}
-	c.b.publishWill(r, c.realm, c.name.id, &stored.Will{Message: f.Will}, true)
+	c.b.publishWill(r, c.realm, c.name.id, &stored.Will{Message: f.Will})
 }
 
 // end ends the session: nothing goes to it any more, and what a shared

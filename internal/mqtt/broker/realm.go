@@ -20,6 +20,10 @@ type realm struct {
 	// publishing counts, by session name, the Wills that are due and that
 	// somebody publishes and then removes from the store.
 	publishing map[string]int
+	// replaced are, by session name, the keys of Wills that a newer connection's
+	// has replaced in the store, oldest first, as far as somebody publishes them
+	// and then removes them. See replacedKey.
+	replaced map[string][]string
 }
 
 // holder is who holds a subscription in the tree: a connection whose session
@@ -46,7 +50,7 @@ func (g grant) is(h grant) bool { return g.conn == h.conn && g.box == h.box && g
 
 func newRealm(name string) *realm {
 	return &realm{name: name, tree: topic.NewTree[holder, grant](), boxes: make(map[string]*box), groups: make(map[string]*group), wills: make(map[string]*stored.Will),
-		publishing: make(map[string]int)}
+		publishing: make(map[string]int), replaced: make(map[string][]string)}
 }
 
 // box returns the stored session of that name, or nil.

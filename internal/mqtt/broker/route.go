@@ -152,7 +152,7 @@ type publication struct {
 
 // keep stores a publication: with the round's others, or by way of the loader
 // if a queue that it goes to must be looked at first, or an earlier publication
-// of the same client waits there.
+// of the same client, perhaps on an earlier connection, may wait there.
 func (b *Broker) keep(r *round, p *publication) {
 	p.size = p.message.Size() + entryOverhead
 	wait := false
@@ -160,11 +160,12 @@ func (b *Broker) keep(r *round, p *publication) {
 		wait = wait || !bx.isLoaded()
 	}
 	c := p.by.conn
-	if wait || c.deferred.Load() > 0 {
+	deferred := &b.deferred[c.partition]
+	if wait || deferred.Load() > 0 {
 		r.submit() // what came before goes before
-		c.deferred.Add(1)
+		deferred.Add(1)
 		b.loader.submit(func() {
-			defer c.deferred.Add(-1)
+			defer deferred.Add(-1)
 			r := b.begin()
 			defer b.done(r)
 			for _, bx := range p.boxes {

@@ -1,6 +1,9 @@
 package broker
 
 import (
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"rollcall/internal/mqtt/listen"
@@ -83,25 +86,78 @@ func (rl *realm) endWill(name string) {
 	}
 }
 
+// giveUpWill leaves a Will that could not be published to the janitor.
+func (rl *realm) giveUpWill(key string) {
+	rl.takeReplaced(key)
+	rl.endWill(key)
+}
+
+// replacedKey is where a Will is kept, until it has been published, that the
+// name's connection with a number has replaced. Nothing else would tell of it
+// if a crash came first.
+func replacedKey(name string, number uint64) string {
+	return name + "\x00" + strconv.FormatUint(number, 10)
+}
+
+func (rl *realm) addReplaced(name, key string) {
+	rl.mu.Lock()
+	defer rl.mu.Unlock()
+	rl.replaced[name] = append(rl.replaced[name], key)
+}
+
+// takeReplaced returns the key of the oldest Will of the name that is replaced
+// and published by somebody, and forgets it; or the name, if there is none.
+// Wills of a name are published in their order.
+func (rl *realm) takeReplaced(name string) (key string) {
+	rl.mu.Lock()
+	defer rl.mu.Unlock()
+	keys := rl.replaced[name]
+	if len(keys) == 0 {
+		return name
+	}
+	if rl.replaced[name] = keys[1:]; len(keys) == 1 {
+		delete(rl.replaced, name)
+	}
+	return keys[0]
+}
+
+// dropReplaced forgets one, which has not been stored after all.
+func (rl *realm) dropReplaced(name, key string) {
+	rl.mu.Lock()
+	defer rl.mu.Unlock()
+	keys := slices.DeleteFunc(rl.replaced[name], func(k string) bool { return k == key })
+	if rl.replaced[name] = keys; len(keys) == 0 {
+		delete(rl.replaced, name)
+	}
+}
+
+// isReplaced reports whether key is that of a Will that is replaced and
+// published by somebody.
+func (rl *realm) isReplaced(key string) bool {
+	name, _, _ := strings.Cut(key, "\x00")
+	rl.mu.Lock()
+	defer rl.mu.Unlock()
+	return slices.Contains(rl.replaced[name], key)
+}
+
 func (rl *realm) publishesWill(name string) bool {
 	rl.mu.Lock()
 	defer rl.mu.Unlock()
 	return rl.publishing[name] > 0
 }
 
-// publishWill publishes a Will, and then, if it is the caller's by beginWill,
+// publishWill publishes a Will, which is the caller's by beginWill(key), and then
 // removes it from the store.
-func (b *Broker) publishWill(r *round, rl *realm, name string, w *stored.Will, begun bool) {
+func (b *Broker) publishWill(r *round, rl *realm, key string, w *stored.Will) {
+	name, _, _ := strings.Cut(key, "\x00")
 	g := b.ghost(rl, name)
 	out := &session.Message{Publish: w.Message.Publish, From: name, Received: r.now} // its expiry counts from now
 	p := newPublisher(g, 0, 0)
-	if begun {
-		p.then = func(published bool) {
-			if published {
-				b.removeWill(rl, name)
-			} else { // the janitor tries again
-				rl.endWill(name)
-			}
+	p.then = func(published bool) {
+		if published {
+			b.removeWill(rl, name, key)
+		} else { // the janitor tries again
+			rl.giveUpWill(key)
 		}
 	}
 	r.byQoS[out.QoS]++
@@ -121,19 +177,22 @@ func (b *Broker) ghost(rl *realm, name string) *conn {
 }
 
 // removeWill removes a Will that has been published.
-func (b *Broker) removeWill(rl *realm, name string) {
+func (b *Broker) removeWill(rl *realm, name, key string) {
 	b.opts.Presence.Amend(rl.name, name, func(batch *store.Batch, _ bool) bool {
-		w, err := b.store.Will(rl.name, name)
+		at := rl.takeReplaced(key)
+		w, err := b.store.Will(rl.name, at)
 		if err != nil || w == nil || w.DueAt.IsZero() || w.DueAt.After(b.opts.Clock.Now()) {
 			return false // it is another one
 		}
-		if err := b.store.StageWill(batch, rl.name, name, w, nil); err != nil {
+		if err := b.store.StageWill(batch, rl.name, at, w, nil); err != nil {
 			return false
 		}
-		rl.setWill(name, nil)
+		if at == name {
+			rl.setWill(name, nil)
+		}
 		return true
 	}, func(err error) {
-		rl.endWill(name)
+		rl.endWill(key)
 		if err != nil {
 			b.opts.Log.Warn("a Will that was published could not be removed", "session", name, "err", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,8 +91,10 @@ func Open(o Options) (*Store, error) {
 }
 
 // Partition returns the partition of a session name: of its state, and of what
-// it publishes.
+// it publishes. A name may go on after a U+0000, which no Client Identifier has:
+// a Will is kept there, in the same partition, that another has replaced.
 func (st *Store) Partition(realm, name string) uint8 {
+	name, _, _ = strings.Cut(name, "\x00")
 	return store.Partition(st.partitions, realm, name)
 }
 
