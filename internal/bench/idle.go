@@ -9,21 +9,22 @@ import (
 	"rollcall/internal/mqtt/packet"
 )
 
-// idle measures the memory of connections that rest.
+// idle measures the memory of connections that rest: what each takes beyond the
+// first few, which have the broker load what it needs once.
 func (r *run) idle(ctx context.Context) error {
-	var before *Memory
-	if r.broker != nil {
-		var err error
-		if before, err = r.broker.memory(); err != nil {
-			return err
-		}
-	}
 	a, err := r.mark()
 	if err != nil {
 		return err
 	}
 	r.say("%s: opening %d connections to %s", r.o.Scenario, r.o.Connections, r.target.address)
-	all, alive, err := r.openIdle(ctx)
+	var before *Memory
+	first := min(200, r.o.Connections/10)
+	all, alive, err := r.openIdle(ctx, first, func() (err error) {
+		if r.broker != nil {
+			before, err = r.broker.memory()
+		}
+		return err
+	})
 	defer func() {
 		for _, c := range all {
 			if c != nil {
@@ -50,7 +51,7 @@ func (r *run) idle(ctx context.Context) error {
 		return err
 	}
 	if before != nil {
-		r.report.Memory.PerConnection = float64(r.report.Memory.Resident-before.Resident) / float64(len(all))
+		r.report.Memory.PerConnection = float64(r.report.Memory.Resident-before.Resident) / float64(len(all)-first)
 	}
 	leave := make([]func(context.Context) error, len(all))
 	for i, c := range all {
@@ -61,9 +62,10 @@ func (r *run) idle(ctx context.Context) error {
 	return atOnce(ctx, setUpAtOnce, leave)
 }
 
-// openIdle opens the connections; alive is the shortest keep alive that the
+// openIdle opens the connections, and calls between after the first of them;
+// alive is the shortest keep alive that the
 // broker imposes, 0 if none.
-func (r *run) openIdle(ctx context.Context) (all []*client, alive time.Duration, err error) {
+func (r *run) openIdle(ctx context.Context, first int, between func() error) (all []*client, alive time.Duration, err error) {
 	all = make([]*client, r.o.Connections)
 	var mu sync.Mutex // guards alive
 	enter := make([]func(context.Context) error, len(all))
@@ -85,7 +87,13 @@ func (r *run) openIdle(ctx context.Context) (all []*client, alive time.Duration,
 			return c.ready()
 		}
 	}
-	return all, alive, atOnce(ctx, setUpAtOnce, enter)
+	if err := atOnce(ctx, setUpAtOnce, enter[:first]); err != nil {
+		return all, alive, err
+	}
+	if err := between(); err != nil {
+		return all, alive, err
+	}
+	return all, alive, atOnce(ctx, setUpAtOnce, enter[first:])
 }
 
 // settle rests, with as much PINGREQ as the broker's keep alive asks for, and

@@ -164,6 +164,10 @@ func (r *run) perSession() int64 { return r.o.Messages + 1 }
 
 // driveSenders publishes everything.
 func (r *run) driveSenders(ctx context.Context) (a, b mark, err error) {
+	start, err := r.mark()
+	if err != nil {
+		return a, b, err
+	}
 	running := r.start()
 	defer running.stop()
 	warm, all := int64(r.o.Sessions), r.perSession()*int64(r.o.Sessions)
@@ -177,6 +181,10 @@ func (r *run) driveSenders(ctx context.Context) (a, b mark, err error) {
 		return a, b, err
 	}
 	b, err = r.mark()
+	if a.delivered == b.delivered { // so few that all were there before anybody looked
+		a = start
+		r.report.Warnings = append(r.report.Warnings, "there were so few messages that those to warm up are counted too")
+	}
 	return a, b, err
 }
 
