@@ -31,26 +31,28 @@ type conn struct {
 
 	spoke spoke // in the broker's wheel, whose lock guards it
 
-	mu       sync.Mutex
-	s        *session.Session
-	out      *output   // encoded packets not written yet; nil if there are none
-	stalled  time.Time // since when the transport takes no bytes; zero: it does
-	dirty    bool      // a round will push
-	writing  bool      // a goroutine is writing
-	gone     bool      // the transport is dead, or closed by us
-	frozen   bool      // what arrives must wait: the session is being taken over
-	indebted bool      // what arrives must wait: many acknowledgements are owed
-	hungry   bool      // the box has more, and waits until the transport has taken what there is
-	heard    bool      // bytes have come from the client
-	polite   bool      // the client has said good-bye
-	hold     Hold
-	final    *session.Final // set at the end
-	left     *session.State // set at the end, if something is to be done with it
-	will     *stored.Will   // as the claim has stored it
-	tells    bool           // the owner is to publish the Will
-	held     bool           // the Will waits in the box
-	shared   []string       // filters of shared subscriptions, if there is no box
-	waiting  chan struct{}  // somebody waits for room
+	mu        sync.Mutex
+	s         *session.Session
+	out       *output   // encoded packets not written yet; nil if there are none
+	stalled   time.Time // since when the transport takes no bytes; zero: it does
+	dirty     bool      // a round will push
+	writing   bool      // a goroutine is writing
+	gone      bool      // the transport is dead, or closed by us
+	frozen    bool      // what arrives must wait: the session is being taken over
+	indebted  bool      // what arrives must wait: many acknowledgements are owed
+	hungry    bool      // the box has more, and waits until the transport has taken what there is
+	heard     bool      // bytes have come from the client
+	polite    bool      // the client has said good-bye
+	hold      Hold
+	final     *session.Final // set at the end
+	left      *session.State // set at the end, if something is to be done with it
+	will      *stored.Will   // as the claim has stored it
+	released  bool           // ended has settled the end
+	abandoned bool           // the owner has stopped before
+	tells     bool           // the owner is to publish the Will
+	held      bool           // the Will waits in the box
+	shared    []string       // filters of shared subscriptions, if there is no box
+	waiting   chan struct{}  // somebody waits for room
 
 	replays   []session.Subscription // whose retained messages are to be sent
 	replaying bool

@@ -411,13 +411,25 @@ func (c *conn) ended(r *round, f *session.Final) {
 		c.realm.setWill(c.name.id, due)
 	}
 	h.Release(f.Reason, f.Evidence, stage)
+	c.mu.Lock()
+	c.released = true
+	abandoned := c.abandoned
+	c.mu.Unlock()
+	if abandoned {
+		c.dissolve(r)
+	}
 	c.b.opts.Log.Debug("session ended", "session", c.name.id, "reason", f.Reason.String(), "detail", f.Evidence.Detail)
 }
 
-// dissolve is the owner's: what ends with the connection ends, and the Will is
-// published if it does not wait.
+// dissolve is the owner's last: what ends with the connection ends, and the Will
+// is published if it does not wait. If another, who ended the session, has not
+// settled that yet, he dissolves it too.
 func (c *conn) dissolve(r *round) {
 	c.mu.Lock()
+	if c.abandoned = c.final != nil && !c.released; c.abandoned {
+		c.mu.Unlock()
+		return
+	}
 	f, left, tells, held := c.final, c.left, c.tells, c.held
 	c.final, c.left = nil, nil
 	c.mu.Unlock()
