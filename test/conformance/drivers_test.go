@@ -18,7 +18,8 @@ type driver struct {
 	mark   string // one letter, part of what is unique
 	target string
 	tls    *tls.Config
-	accept string // the properties of CONNACK where the client asks for nothing
+	accept string // the properties of CONNACK where the client asks for nothing: $ACCEPT
+	other  string // the same where its Keep Alive holds: $OTHER
 }
 
 func (d *driver) open(t *testing.T) (*peer.Conn, error) {
@@ -33,7 +34,8 @@ func (d *driver) open(t *testing.T) (*peer.Conn, error) {
 const (
 	acceptOpen  = "21 000A 25 01 27 000186A0 22 000A 28 01 29 01 2A 01"
 	acceptTight = "21 0002 25 01 27 000186A0 28 01 29 01 2A 01 13 0001"
-	acceptAzure = "21 03E8 24 01 25 01 27 00080000 22 000A 28 01 29 00 2A 00 13 0488"
+	acceptAzure = otherAzure + " 13 0488"
+	otherAzure  = "21 03E8 24 01 25 01 27 00080000 22 000A 28 01 29 00 2A 00"
 )
 
 func openLimits(c *config.Config) {
@@ -64,14 +66,14 @@ func servers(t *testing.T) map[string][]*driver {
 	trust := loops.TLS()
 	return map[string][]*driver{
 		"open": {
-			{"tcp", "a", loops.Target("tcp"), nil, acceptOpen},
-			{"tls", "b", loops.Target("tls"), trust, acceptOpen},
-			{"websocket", "c", loops.Target("ws"), nil, acceptOpen},
-			{"goroutines", "d", plain.Target("tcp"), nil, acceptOpen},
+			{"tcp", "a", loops.Target("tcp"), nil, acceptOpen, acceptOpen},
+			{"tls", "b", loops.Target("tls"), trust, acceptOpen, acceptOpen},
+			{"websocket", "c", loops.Target("ws"), nil, acceptOpen, acceptOpen},
+			{"goroutines", "d", plain.Target("tcp"), nil, acceptOpen, acceptOpen},
 		},
-		"websocket": {{"websocket", "e", loops.Target("ws"), nil, acceptOpen}},
-		"alone":     {{"tcp", "f", alone.Target("tcp"), nil, acceptOpen}},
-		"tight":     {{"tcp", "g", tight.Target("tcp"), nil, acceptTight}},
-		"azure":     {{"tls", "h", azure.Target("tls"), azure.TLS(), acceptAzure}},
+		"websocket": {{"websocket", "e", loops.Target("ws"), nil, acceptOpen, acceptOpen}},
+		"alone":     {{"tcp", "f", alone.Target("tcp"), nil, acceptOpen, acceptOpen}},
+		"tight":     {{"tcp", "g", tight.Target("tcp"), nil, acceptTight, ""}},
+		"azure":     {{"tls", "h", azure.Target("tls"), azure.TLS(), acceptAzure, otherAzure}},
 	}
 }

@@ -268,7 +268,8 @@ func (c *client) connect(op, rest string) {
 
 func (c *client) compile(text string) []node {
 	c.tb.t.Helper()
-	list, err := compile(strings.ReplaceAll(text, "$ACCEPT", c.tb.d.accept), c.tb.unique)
+	text = strings.NewReplacer("$ACCEPT", c.tb.d.accept, "$OTHER", c.tb.d.other).Replace(text)
+	list, err := compile(text, c.tb.unique)
 	if err != nil {
 		c.tb.failf("%s: %v", c.name, err)
 	}
