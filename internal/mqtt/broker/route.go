@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync/atomic"
 
+	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/mqtt/stored"
@@ -97,6 +98,11 @@ func (p *publisher) settle(r *round) {
 	}
 	if code := storageCode(*failure); code != 0 && c.version() == packet.V5 {
 		c.committed(r, p.token, code, nil)
+		return
+	}
+	if code := storageCode(*failure); code != 0 { // 3.1.1 has no other way to say so
+		c.end(r, session.Ending{Reason: disconnect.QuotaExceeded, Evidence: disconnect.Evidence{
+			Kind: disconnect.Limit, Packet: "PUBLISH", Detail: "the message could not be stored: " + (*failure).Error()}}, code)
 		return
 	}
 	c.unstored(r, *failure)

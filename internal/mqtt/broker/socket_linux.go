@@ -34,6 +34,7 @@ type socket struct {
 	// Under conn.mu.
 	posted  bool  // the loop will look at it
 	blocked bool  // the transport takes no more bytes for now
+	again   bool  // it has taken some while somebody was writing
 	doomed  bool  // abort: the loop is to close it at once
 	failure error // of a write
 	linger  time.Time
@@ -97,10 +98,14 @@ func (s *socket) push(r *round) {
 			putOutput(o)
 		default:
 			putOutput(o)
+			s.stalled = time.Time{}
 			s.drain(r)
 		}
 		if s.blocked {
-			break
+			if !s.again {
+				break
+			}
+			s.blocked, s.again = false, false // it may be writable again already
 		}
 	}
 	s.writing = false
@@ -136,9 +141,13 @@ func (s *socket) writable(r *round) {
 	was := s.blocked
 	s.blocked = false
 	s.stalled = time.Time{}
+	s.again = s.writing // whoever writes may be about to find it full as it was
 	s.mu.Unlock()
 	if was {
 		s.push(r)
+		if s.readable || len(s.rest) > 0 { // reading stopped because of it
+			s.attend(r)
+		}
 	}
 }
 
