@@ -66,6 +66,8 @@ var rows = []row{
 	{"fanin-qos1", "200 publishers to one subscriber, QoS 1", "tcp", brokerCPU, []string{"fan-in", "--publishers", "200", "--qos", "1"}, nil, true},
 	{"fanout-qos0", "one publisher to 1,000 subscribers, QoS 0, per delivery", "tcp", brokerCPU, []string{"fan-out"}, nil, true},
 	{"fanout-qos1", "one publisher to 1,000 subscribers, QoS 1, per delivery", "tcp", brokerCPU, []string{"fan-out", "--qos", "1"}, nil, true},
+	{"fanout-qos0-8", "the same, QoS 0, 8 messages in flight", "tcp", brokerCPU, []string{"fan-out", "--inflight", "8"}, nil, true},
+	{"fanout-qos1-8", "the same, QoS 1, 8 messages in flight", "tcp", brokerCPU, []string{"fan-out", "--qos", "1", "--inflight", "8"}, nil, true},
 	{"shared-qos0", "100 publishers to a shared group of 4, QoS 0", "tcp", brokerCPU, []string{"shared"}, nil, true},
 	{"tls-qos0", "100 pairs over TLS, QoS 0, one in flight", "tls", brokerCPU, []string{"pairs"}, nil, true},
 	{"ws-qos1", "100 pairs over WebSocket, QoS 1, one in flight", "ws", brokerCPU, []string{"pairs", "--qos", "1"}, nil, true},
