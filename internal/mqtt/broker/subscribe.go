@@ -235,6 +235,9 @@ func (c *conn) replayAll() {
 // resend sends one retained message, when the client has room for it, and
 // reports whether there may be more.
 func (c *conn) resend(m *session.Message, sub *session.Subscription) bool {
+	if sub.NoLocal && m.From == c.name.id { // [MQTT-3.8.3-3]
+		return true
+	}
 	r := c.b.begin()
 	defer c.b.done(r)
 	defer c.guard(r)

@@ -1,0 +1,76 @@
+package differential
+
+import (
+	"fmt"
+	"slices"
+)
+
+// What differs from mosquitto 2.0.11 and may:
+//
+// Reason code 0x10 of PUBACK and PUBREC (3.4.2.1: "may") is not looked at, nor
+// what CONNACK announces, packet identifiers and DUP: what has been sent and
+// not acknowledged before a connection broke is for the server to know.
+//
+// takeOverWill: mosquitto publishes no Will of a connection that is taken over
+// while its session goes on, also if it has no delay. 3.1.4 of 5.0 says that the
+// Will of the connection that is closed is published according to 3.1.2.5;
+// [MQTT-3.1.2-8] knows no exception but DISCONNECT. Such steps are not taken
+// (step.legalConnect), because a retained Will would make everything differ
+// that follows. The broker's own tests have them.
+//
+// replaced: when a client subscribes to a filter again, mosquitto goes by the
+// No Local and Retain As Published of the first time; [MQTT-3.8.4-3] has the new
+// subscription replace the old one. Such steps are not taken (model.legal).
+
+// sameAnswers compares answers. mosquitto does not always send the DISCONNECT
+// 0x8E to a client of version 5 whose session is taken over that [MQTT-3.1.4-3]
+// demands; it closes.
+func sameAnswers(theirs, ours []string) bool {
+	return slices.EqualFunc(theirs, ours, func(t, o string) bool {
+		return t == o || t == "taken over: closed" && o == "taken over: DISCONNECT 0x8e"
+	})
+}
+
+// overlapping leaves out of a message that several subscriptions of the client
+// matched what mosquitto, which sends it for the first one it finds, tells of
+// that one only: [MQTT-3.3.4-3] wants the identifiers of all, and RETAIN is
+// kept if any of them says so (3.8.3.1).
+func overlapping(h heard) heard {
+	h.ids, h.retain = nil, false
+	return h
+}
+
+// once leaves one of the copies of a message that mosquitto sends a client of
+// version 5 for each subscription that matches, whatever
+// allow_duplicate_messages says. 3.3.4 permits both; Rollcall sends one.
+func (y *memory) once(s *step, client int, list []heard) (left []heard) {
+	if s.do == subscribe { // those are retained ones, and wanted for each filter
+		return list
+	}
+	seen := make(map[string]bool)
+	for _, h := range list {
+		k := key(h.topic, h.payload)
+		if y.overlaps[k][client] > 1 {
+			if seen[k] {
+				continue
+			}
+			seen[k] = true
+		}
+		left = append(left, h)
+	}
+	return left
+}
+
+// judgePool compares what came by shared subscriptions, of which want have
+// members. If one client has several that match, mosquitto without
+// allow_duplicate_messages sends it one of the copies, depending on the version;
+// 4.8.2 makes each shared subscription one of its own.
+func judgePool(theirs, ours []string, want int) string {
+	switch {
+	case len(ours) != want, len(theirs) > len(ours), len(theirs) == 0 && len(ours) > 0:
+		return fmt.Sprintf("%d copies instead of %d", len(ours), want)
+	case len(theirs) > 0 && theirs[0] != ours[0]:
+		return "another copy"
+	}
+	return ""
+}
