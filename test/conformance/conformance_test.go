@@ -8,7 +8,6 @@ package conformance
 
 import (
 	"flag"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -27,47 +26,44 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestConformance runs every conversation over every driver of its group.
-func TestConformance(t *testing.T) {
+// TestMQTT5 runs every conversation of MQTT 5.0 over every driver of its group.
+func TestMQTT5(t *testing.T) { converse(t, "5.0") }
+
+// TestMQTT311 does so for MQTT 3.1.1.
+func TestMQTT311(t *testing.T) { converse(t, "3.1.1") }
+
+func converse(t *testing.T, version string) {
+	list, err := talks(version)
+	if err != nil {
+		t.Fatal(err)
+	}
 	drivers := servers(t)
-	for _, v := range []struct{ version, name string }{{"5.0", "MQTT5"}, {"3.1.1", "MQTT311"}} {
-		list, err := talks(v.version)
-		if err != nil {
-			t.Fatal(err)
+	var turn sync.Mutex // of the group alone
+	for i, k := range list {
+		if len(drivers[k.group]) == 0 {
+			t.Errorf("%s: unknown group %q", k.where, k.group)
 		}
-		t.Run(v.name, func(t *testing.T) {
-			var turn sync.Mutex // of the group alone
-			for i, k := range list {
-				for _, d := range drivers[k.group] {
-					t.Run(strings.ReplaceAll(k.name(), "/", "_")+"/"+d.name, func(t *testing.T) {
-						t.Parallel()
-						if k.group == "alone" {
-							turn.Lock()
-							defer turn.Unlock()
-						}
-						tb := &table{t: t, d: d, v: v.version, unique: unique(v.version, d, i), names: names{}, seats: map[string]*client{}}
-						defer func() {
-							if t.Failed() {
-								t.Logf("the conversation is at %s", k.where)
-							}
-						}()
-						tb.play(k)
-					})
+		for _, d := range drivers[k.group] {
+			t.Run(strings.ReplaceAll(k.name(), "/", "_")+"/"+d.name, func(t *testing.T) {
+				t.Parallel()
+				if k.group == "alone" {
+					turn.Lock()
+					defer turn.Unlock()
 				}
-				if len(drivers[k.group]) == 0 {
-					t.Errorf("%s: unknown group %q", k.where, k.group)
-				}
-			}
-		})
+				defer func() {
+					if t.Failed() {
+						t.Logf("the conversation is at %s", k.where)
+					}
+				}()
+				tb := &table{t: t, d: d, v: version, unique: unique(d, i), names: names{}, seats: map[string]*client{}}
+				tb.play(k)
+			})
+		}
 	}
 }
 
 // unique is four letters and digits that no other conversation has.
-func unique(version string, d *driver, i int) string {
-	if version == "3.1.1" {
-		i += 36 * 18
-	}
-	return fmt.Sprintf("%s%s", d.mark, padded(strconv.FormatInt(int64(i), 36)))
+func unique(d *driver, i int) string {
+	s := strconv.FormatInt(int64(i), 36)
+	return d.mark + strings.Repeat("0", 3-len(s)) + s
 }
-
-func padded(s string) string { return strings.Repeat("0", 3-len(s)) + s }
