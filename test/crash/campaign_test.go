@@ -205,13 +205,13 @@ func TestCrashCampaignMessages(t *testing.T) {
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
 	const room = ", queueMessages: 65000, queueBytes: 1073741824"
-	drivers := [][]string{argumentsFor(t, dir, 0, room), argumentsFor(t, dir, -1, room)}
+	settings := [][]string{argumentsFor(t, dir, 0, room), argumentsFor(t, dir, -1, room)}
 	rc := servertest.NewReceiver(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	c := newCampaign()
 	start := func(round int) (*servertest.Process, *stage) {
-		p := servertest.StartProcess(t, data, drivers[round%2]...)
+		p := servertest.StartProcess(t, data, settings[round%2]...)
 		return p, &stage{info: p.Info, tls: servertest.TLS(t, p.Info), dead: make(chan struct{})}
 	}
 	for round := range rounds {

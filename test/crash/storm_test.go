@@ -60,6 +60,12 @@ log: {level: warn}
 storage: {lowWater: 67108864, reserve: 16777216}
 `
 
+// drivers are the two ways in which plain TCP is served.
+var drivers = []struct {
+	name  string
+	loops int
+}{{"loops", 0}, {"goroutines", -1}}
+
 // arguments of a server on free ports with the scaled settings.
 func arguments(t testing.TB, dir string) []string { return argumentsFor(t, dir, 0, "") }
 
@@ -333,9 +339,15 @@ func TestKillOpenSessions(t *testing.T) {
 
 // TestTakeOverStorm: two clients fight for one session name.
 func TestTakeOverStorm(t *testing.T) {
+	for _, d := range drivers {
+		t.Run(d.name, func(t *testing.T) { takeOverStorm(t, d.loops) })
+	}
+}
+
+func takeOverStorm(t *testing.T, loops int) {
 	n := atLeast(t, "ROLLCALL_TAKEOVERS", 1000)
 	dir := t.TempDir()
-	p := servertest.StartProcess(t, filepath.Join(dir, "data"), arguments(t, dir)...)
+	p := servertest.StartProcess(t, filepath.Join(dir, "data"), argumentsFor(t, dir, loops, "")...)
 	defer p.Kill()
 	rc := servertest.NewReceiver(t)
 	if err := servertest.Subscribe(t.Context(), p.Info, "one", rc.URL, nil); err != nil {
