@@ -201,7 +201,7 @@ func mosquitto(t *testing.T) string {
 	ln.Close()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "mosquitto.conf")
-	text := fmt.Sprintf("listener %d 127.0.0.1\nallow_anonymous true\nallow_duplicate_messages false\nmax_inflight_messages 100\n"+
+	text := fmt.Sprintf("listener %d 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nallow_duplicate_messages false\nmax_inflight_messages 100\n"+
 		"max_queued_messages 1000\npersistence false\nlog_dest stderr\nlog_type error\n", addr.Port)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -142,6 +142,9 @@ func (g *generator) subscribe(i int) step {
 		sub := packet.Subscription{Filter: f, QoS: g.qos[i]}
 		if v5 && g.one(2) {
 			sub.NoLocal, sub.RetainAsPublished, sub.RetainHandling = g.one(3), g.one(2), uint8(g.r.IntN(3))
+			if sub.NoLocal {
+				sub.RetainHandling = 2
+			}
 		}
 		s.subs = append(s.subs, sub)
 	}

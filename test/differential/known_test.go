@@ -21,6 +21,13 @@ import (
 // replaced: when a client subscribes to a filter again, mosquitto goes by the
 // No Local and Retain As Published of the first time; [MQTT-3.8.4-3] has the new
 // subscription replace the old one. Such steps are not taken (model.legal).
+//
+// ownRetained: mosquitto sends retained messages to the client that published
+// them despite No Local; [MQTT-3.8.3-3] makes no exception for them. Such steps
+// are not taken.
+//
+// What a connection hears while it is being taken over, as its own Will, is not
+// looked at: it is closed anyway.
 
 // sameAnswers compares answers. mosquitto does not always send the DISCONNECT
 // 0x8E to a client of version 5 whose session is taken over that [MQTT-3.1.4-3]

@@ -50,6 +50,9 @@ func (m *model) legal(s *step) bool {
 			if shared && (c.version != packet.V5 || c.expiry > 0 || c.muted || sub.NoLocal) {
 				return false
 			}
+			if sub.NoLocal && sub.RetainHandling != 2 { // known: ownRetained
+				return false
+			}
 			if slices.ContainsFunc(c.subs, func(o packet.Subscription) bool {
 				return o.Filter == sub.Filter && (o.NoLocal != sub.NoLocal || o.RetainAsPublished != sub.RetainAsPublished)
 			}) { // known: replaced

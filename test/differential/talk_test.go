@@ -199,7 +199,6 @@ func (t *talk) connect(s *step, o *outcome) error {
 	}
 	old.close()
 	o.answers = append(o.answers, "taken over: "+old.ending)
-	o.heard[s.client] = append(o.heard[s.client], old.heard...)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -23,7 +24,9 @@ type loop struct {
 	b      *Broker
 	group  *loops
 	epoll  int
-	event  int // eventfd: wakes the loop
+	event  int             // eventfd: wakes the loop
+	file   *os.File        // epoll, as the runtime waits for it
+	raw    syscall.RawConn // of file
 	buf    []byte
 	cipher []byte // as it comes over TLS; nil until there is some
 	round  round
@@ -170,7 +173,15 @@ func newLoop(b *Broker, g *loops) (*loop, error) {
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(ep))
 	}
-	l := &loop{b: b, group: g, epoll: ep, event: ev, buf: make([]byte, loopBuffer), acceptors: make(map[int]*acceptor)}
+	if err := unix.SetNonblock(ep, true); err != nil { // so that the runtime polls it
+		return nil, errors.Join(err, unix.Close(ev), unix.Close(ep))
+	}
+	file := os.NewFile(uintptr(ep), "epoll")
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(ev), file.Close())
+	}
+	l := &loop{file: file, raw: raw, b: b, group: g, epoll: ep, event: ev, buf: make([]byte, loopBuffer), acceptors: make(map[int]*acceptor)}
 	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, ev, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(ev)}); err != nil {
 		l.free()
 		return nil, err
@@ -180,7 +191,7 @@ func newLoop(b *Broker, g *loops) (*loop, error) {
 
 func (l *loop) free() {
 	unix.Close(l.event)
-	unix.Close(l.epoll)
+	l.file.Close()
 }
 
 // post has the loop attend to s. It does not block.
@@ -276,7 +287,11 @@ func (l *loop) sleep(events []unix.EpollEvent) int {
 	}
 	l.asleep = true
 	l.mu.Unlock()
-	n, err := unix.EpollWait(l.epoll, events, -1)
+	n := 0
+	err := l.raw.Read(func(uintptr) bool {
+		n = sysEpollPoll(l.epoll, events)
+		return n > 0
+	})
 	l.mu.Lock()
 	l.asleep = false
 	l.mu.Unlock()
