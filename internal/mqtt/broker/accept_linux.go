@@ -109,6 +109,17 @@ func (g *loops) least(first *loop) *loop {
 	return first
 }
 
+// anyLoop returns the loop with the fewest connections, for one more, or nil.
+// No loop ends that has one.
+func (b *Broker) anyLoop() *loop {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.loops == nil {
+		return nil
+	}
+	return b.loops.least(b.loops.all[0])
+}
+
 // Hold implements listen.Acceptor.
 func (b *Broker) Hold() (release func(), err error) {
 	g, err := b.joinLoops()
@@ -124,17 +135,16 @@ func (b *Broker) ServeTLS(raw net.Conn, tc *tls.Conn, swap func(net.Conn), info 
 	if !ok {
 		return false
 	}
-	b.mu.Lock()
-	g := b.loops
-	b.mu.Unlock()
-	if g == nil {
-		return false
-	}
 	fd, err := descriptor(tcp)
 	if err != nil {
 		return false
 	}
-	s := &socket{fd: fd, done: done, loop: g.least(g.all[0]), readable: true}
+	l := b.anyLoop()
+	if l == nil { // they have ended with the listeners
+		unix.Close(fd)
+		return false
+	}
+	s := &socket{fd: fd, done: done, loop: l, readable: true}
 	s.tls = &secure{tls: tc, local: raw.LocalAddr(), remote: raw.RemoteAddr()}
 	swap(s.tls)
 	raw.Close() // the descriptor is ours, and another
