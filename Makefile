@@ -41,10 +41,15 @@ bench-peers: ## measure the broker beside mosquitto, nats-server and mochi (PEER
 fuzz: ## fuzz every parser and whole conversations, FUZZTIME each (default 5m)
 	@scripts/fuzz $(FUZZTIME)
 
-crash: ## the full crash campaign: kill -9, power cuts, 19,000 sessions, take-over storm
+crash: ## the full crash campaign: kill -9, power cuts, a million stored sessions, storms
 	@scripts/setup test
 	ROLLCALL_CRASH_ROUNDS=200 ROLLCALL_POWERCUTS=1000 ROLLCALL_SESSIONS=19000 ROLLCALL_TAKEOVERS=10000 \
-		$(GO) test -count=1 -timeout 60m -v -run 'Crash|PowerCut|KillOpenSessions|TakeOverStorm|Kill' ./test/crash/... ./internal/store/...
+	ROLLCALL_STORM=5000 ROLLCALL_STORED_SESSIONS=1000000 \
+		$(GO) test -count=1 -timeout 90m -v -run 'Crash|PowerCut|Kill|Storm|ManySessions|Expiry|DelayedWill' ./test/crash/... ./internal/store/...
+
+SOAK ?= 30m
+soak: ## half an hour (SOAK) of a bit of everything; memory, goroutines and descriptors stay flat
+	ROLLCALL_SOAK=$(SOAK) $(GO) test -count=1 -timeout 24h -v -run 'Soak' ./test/soak
 
 clean: ## remove what build made
 	rm -rf $(BIN)
