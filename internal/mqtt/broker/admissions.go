@@ -17,6 +17,7 @@ type admissions struct {
 	queue   []func()
 	idle    []chan func() // waiting goroutines, the last to come first
 	workers int
+	closed  bool // nobody waits for jobs: whoever has none ends
 }
 
 const (
@@ -62,6 +63,11 @@ func (a *admissions) next(jobs chan func()) func() {
 		a.mu.Unlock()
 		return f
 	}
+	if a.closed {
+		a.workers--
+		a.mu.Unlock()
+		return nil
+	}
 	a.idle = append(a.idle, jobs)
 	a.mu.Unlock()
 	t := a.clock.AfterFunc(admissionsIdle, func() { a.dismiss(jobs) })
@@ -83,10 +89,19 @@ func (a *admissions) dismiss(jobs chan func()) {
 	}
 }
 
-// close dismisses whoever is idle.
+// open has goroutines wait for jobs, after close.
+func (a *admissions) open() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = false
+}
+
+// close dismisses whoever is idle, and from now on whoever becomes so. Jobs are
+// still done.
 func (a *admissions) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.closed = true
 	for _, w := range a.idle {
 		w <- nil
 	}

@@ -142,6 +142,7 @@ func (b *Broker) joinLoops() (*loops, error) {
 			go l.run() // ends when there are neither listeners nor connections
 		}
 		b.loops = g
+		b.admissions.open()
 	}
 	b.loops.users++
 	return b.loops, nil
