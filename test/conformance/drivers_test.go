@@ -14,12 +14,14 @@ import (
 
 // driver is a way to reach a server.
 type driver struct {
-	name   string
-	mark   string // one letter, part of what is unique
-	target string
-	tls    *tls.Config
-	accept string // the properties of CONNACK where the client asks for nothing: $ACCEPT
-	other  string // the same where its Keep Alive holds: $OTHER
+	name      string
+	transport string // for servertest
+	loops     int    // mqtt.loops
+	mark      string // one letter, part of what is unique
+	target    string
+	tls       *tls.Config
+	accept    string // the properties of CONNACK where the client asks for nothing: $ACCEPT
+	other     string // the same where its Keep Alive holds: $OTHER
 }
 
 func (d *driver) open(t *testing.T) (*peer.Conn, error) {
@@ -66,14 +68,14 @@ func servers(t *testing.T) map[string][]*driver {
 	trust := loops.TLS()
 	return map[string][]*driver{
 		"open": {
-			{"tcp", "a", loops.Target("tcp"), nil, acceptOpen, acceptOpen},
-			{"tls", "b", loops.Target("tls"), trust, acceptOpen, acceptOpen},
-			{"websocket", "c", loops.Target("ws"), nil, acceptOpen, acceptOpen},
-			{"goroutines", "d", plain.Target("tcp"), nil, acceptOpen, acceptOpen},
+			{"tcp", "tcp", 0, "a", loops.Target("tcp"), nil, acceptOpen, acceptOpen},
+			{"tls", "tls", 0, "b", loops.Target("tls"), trust, acceptOpen, acceptOpen},
+			{"websocket", "ws", 0, "c", loops.Target("ws"), nil, acceptOpen, acceptOpen},
+			{"goroutines", "tcp", -1, "d", plain.Target("tcp"), nil, acceptOpen, acceptOpen},
 		},
-		"websocket": {{"websocket", "e", loops.Target("ws"), nil, acceptOpen, acceptOpen}},
-		"alone":     {{"tcp", "f", alone.Target("tcp"), nil, acceptOpen, acceptOpen}},
-		"tight":     {{"tcp", "g", tight.Target("tcp"), nil, acceptTight, ""}},
-		"azure":     {{"tls", "h", azure.Target("tls"), azure.TLS(), acceptAzure, otherAzure}},
+		"websocket": {{"websocket", "ws", 0, "e", loops.Target("ws"), nil, acceptOpen, acceptOpen}},
+		"alone":     {{"tcp", "tcp", 0, "f", alone.Target("tcp"), nil, acceptOpen, acceptOpen}},
+		"tight":     {{"tcp", "tcp", 0, "g", tight.Target("tcp"), nil, acceptTight, ""}},
+		"azure":     {{"tls", "tls", 0, "h", azure.Target("tls"), azure.TLS(), acceptAzure, otherAzure}},
 	}
 }
