@@ -56,6 +56,7 @@ type conn struct {
 
 	replays   []session.Subscription // whose retained messages are to be sent
 	replaying bool
+	live      map[string]struct{} // topics of retained messages that came as they were published; nil: not noted
 	standing  func() error
 }
 

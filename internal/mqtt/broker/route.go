@@ -119,6 +119,9 @@ func (b *Broker) fanOut(r *round, rl *realm, m *session.Message, p *publisher, c
 	for i := range f.to {
 		t := &f.to[i]
 		qos := min(t.qos, m.QoS)
+		if m.Retain {
+			t.note(m)
+		}
 		switch {
 		case t.conn != nil:
 			t.conn.deliver(r, m, t.qos, t.retain, f.idsOf(t), t.share)
@@ -273,6 +276,18 @@ type receiver struct {
 	n      int
 	qos    packet.QoS
 	retain bool
+}
+
+// note has the client's connection, if there is one, note that a retained
+// message comes to it now.
+func (t *receiver) note(m *session.Message) {
+	c := t.conn
+	if c == nil {
+		c = t.box.online()
+	}
+	if c != nil {
+		c.note(m)
+	}
 }
 
 const (

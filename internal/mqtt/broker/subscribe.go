@@ -22,6 +22,7 @@ func (c *conn) granted(sub *session.Subscription) grant {
 // they are durable. Then come SUBACK and the retained messages.
 func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions) {
 	c.listens = true
+	c.attendTo(q)
 	bx := c.box
 	if bx == nil {
 		for i := range q.Subscriptions {
@@ -186,14 +187,15 @@ func (c *conn) replay(q *session.Request) {
 			subs = append(subs, *sub)
 		}
 	}
-	if len(subs) == 0 {
-		return
-	}
-	if n, _ := c.b.store.Retained(); n == 0 {
-		return
-	}
+	n, _ := c.b.store.Retained()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if len(subs) == 0 || n == 0 {
+		if !c.replaying {
+			c.live = nil
+		}
+		return
+	}
 	for _, sub := range subs {
 		if i := slices.IndexFunc(c.replays, func(o session.Subscription) bool { return o.Filter == sub.Filter }); i >= 0 {
 			c.replays[i] = sub // it has not begun
@@ -207,11 +209,44 @@ func (c *conn) replay(q *session.Request) {
 	}
 }
 
+// attendTo has the topics noted from now on of retained messages that come to
+// the client as they are published, if a SUBSCRIBE asks for retained messages:
+// those are not sent again as what was retained before.
+func (c *conn) attendTo(q *session.Request) {
+	for i := range q.Subscriptions {
+		if q.Subscriptions[i].RetainHandling != 2 && !q.Codes[i].Failed() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.live == nil {
+				c.live = make(map[string]struct{})
+			}
+			return
+		}
+	}
+}
+
+// note notes the topic of a message that is retained and comes to the client
+// now.
+func (c *conn) note(m *session.Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live != nil {
+		c.live[string(m.Topic)] = struct{}{}
+	}
+}
+
+func (c *conn) noted(m *session.Message) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, came := c.live[string(m.Topic)]
+	return came
+}
+
 func (c *conn) nextReplay() (sub session.Subscription, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.replays) == 0 || !c.s.Online() {
-		c.replaying, c.replays = false, nil
+		c.replaying, c.replays, c.live = false, nil, nil
 		return sub, false
 	}
 	sub = c.replays[0]
@@ -235,7 +270,7 @@ func (c *conn) replayAll() {
 // resend sends one retained message, when the client has room for it, and
 // reports whether there may be more.
 func (c *conn) resend(m *session.Message, sub *session.Subscription) bool {
-	if sub.NoLocal && m.From == c.name.id { // [MQTT-3.8.3-3]
+	if sub.NoLocal && m.From == c.name.id || c.noted(m) { // [MQTT-3.8.3-3]
 		return true
 	}
 	r := c.b.begin()
