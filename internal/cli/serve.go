@@ -202,6 +202,6 @@ func banner(w io.Writer, cfg config.Config, i app.ReadyInfo) {
 		"off": "refused", "loopback": "let in from loopback, client id = authentication name", "all": "let in from everywhere",
 	}[cfg.Access.Anonymous])
 	if cfg.Profile == config.Azure {
-		row("not built", "retained messages, persistent sessions, JWT and webhook authentication, topic spaces, routing, rate limits")
+		row("not built", "JWT and webhook authentication, session limits of a client, topic spaces, routing, rate limits")
 	}
 }
