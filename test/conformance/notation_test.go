@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"testing"
 	"unicode/utf8"
 )
 
@@ -282,4 +283,54 @@ func judgeReason(b []byte) error {
 		return errDiffers
 	}
 	return nil
+}
+
+// TestNotation checks the notation itself: what must not match does not.
+func TestNotation(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		b    string
+		ok   bool
+	}{
+		{`30 [ "t" {} 'x' ]`, "30 05 0001 74 00 78", true},
+		{`30 [ "t" {} 'x' ]`, "30 05 0001 74 00 79", false},
+		{`30 [ "t" {} 'x' ]`, "30 06 0001 74 00 78 78", false},
+		{`30 [ "t" {} 'x' ]`, "30 85 00 0001 74 00 78", false},
+		{`E0 [ 81 {*} ]`, "E0 02 81 00", true},
+		{`E0 [ 81 {*} ]`, "E0 06 81 04 1F 0001 61", true},
+		{`E0 [ 81 {*} ]`, "E0 01 81", false},
+		{`E0 [ 81 {*} ]`, "E0 06 82 04 1F 0001 61", false},
+		{`E0 [ 81 {*} ]`, "E0 07 81 05 26 0001 61 00", false},
+		{`E0 [ 81 {*} ]`, "E0 06 81 04 1F 0001 FF", false},
+		{`40 [ <p> ]`, "40 02 0000", false},
+		{`40 [ <p> <p> ]`, "40 04 0001 0002", false},
+		{`40 [ <p> <p> ]`, "40 04 0001 0001", true},
+		{`30 [ u32:2..3 ]`, "30 04 00000002", true},
+		{`30 [ u32:2..3 ]`, "30 04 00000004", false},
+		{`30 [ "*n" ]`, "30 03 0001 61", true},
+		{`30 [ "*n" ]`, "30 02 0000", false},
+		{`30 [ ??*3 ]`, "30 03 000161", true},
+		{`30 [ ??*3 ]`, "30 02 0001", false},
+	} {
+		list, err := compile(c.text, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := compile(c.b, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := names{}.encode(nil, raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := (names{}).match(list, b); (err == nil) != c.ok {
+			t.Errorf("%s against %s: %v", c.text, c.b, err)
+		}
+	}
+	for _, bad := range []string{"3", "30 [", "zz", `"open`, "<p", "u32:x", "61*x"} {
+		if _, err := compile(bad, ""); err == nil {
+			t.Errorf("%s compiles", bad)
+		}
+	}
 }
