@@ -21,8 +21,8 @@ import (
 	"rollcall/internal/mqtt/packet"
 )
 
-// Conn is a client's connection. It is for one goroutine at a time, except
-// that Close and Abort may be called from any.
+// Conn is a client's connection. It is for one goroutine that sends and one that
+// receives at a time, except that Close and Abort may be called from any.
 type Conn struct {
 	nc  net.Conn
 	v   packet.Version
