@@ -13,7 +13,10 @@ import (
 	"rollcall/internal/audit"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/peer"
+	"rollcall/internal/mqtt/stored"
 	"rollcall/internal/servertest"
+	"rollcall/internal/store"
+	"rollcall/internal/store/pebble"
 )
 
 // dial connects over plain TCP with MQTT 5.
@@ -271,32 +274,23 @@ func TestDelayedWill(t *testing.T) {
 func TestManySessions(t *testing.T) {
 	n := atLeast(t, "ROLLCALL_STORED_SESSIONS", 20_000)
 	dir := t.TempDir()
-	data, args := filepath.Join(dir, "data"), argumentsFor(t, dir, 0, ", maxConnections: 2000000")
+	data, args := filepath.Join(dir, "data"), arguments(t, dir)
 	p := servertest.StartProcess(t, data, args...)
 	defer func() { p.Kill() }()
+	p.Kill()
 	name := func(k int) string { return fmt.Sprintf("stored-%07d", k) }
 	began := time.Now()
-	var wg sync.WaitGroup
-	next := make(chan int)
-	for range 64 {
-		wg.Go(func() {
-			for k := range next {
-				if err := visit(t.Context(), p.Info, name(k)); err != nil {
-					t.Errorf("%s: %v", name(k), err)
-				}
-			}
-		})
-	}
-	for k := range n {
-		next <- k
-	}
-	close(next)
-	wg.Wait()
-	made := time.Since(began)
+	fillSessions(t, filepath.Join(data, "store"), n, name)
+	filled := time.Since(began)
+	p = servertest.StartProcess(t, data, args...)
 	some := []int{0, n / 3, n / 2, n - 1}
 	for _, k := range some {
 		tell(t, p.Info, "to/"+name(k), name(k))
 	}
+	if err := visit(t.Context(), p.Info, "visitor"); err != nil { // as clients make them
+		t.Fatal(err)
+	}
+	tell(t, p.Info, "to/visitor", "visitor")
 	p.Kill()
 	p = servertest.StartProcess(t, data, args...)
 	ready := p.Ready
@@ -304,20 +298,67 @@ func TestManySessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d sessions made in %s; ready in %s after kill -9, with %d MiB resident: %d bytes per session",
-		n, made.Round(time.Millisecond), ready.Round(time.Millisecond), u.Resident>>20, u.Resident/int64(n))
+	t.Logf("%d sessions written in %s; ready in %s after kill -9, with %d MiB resident: %d bytes per session",
+		n, filled.Round(time.Millisecond), ready.Round(time.Millisecond), u.Resident>>20, u.Resident/int64(n))
 	if ready > 5*time.Second {
 		t.Errorf("the start took %s", ready)
 	}
-	for _, k := range some {
+	back := func(name string) {
+		t.Helper()
 		began := time.Now()
-		c, present := dial(t, p.Info, packet.Connect{ClientID: name(k), SessionExpiryInterval: 0xFFFFFFFF})
+		c, present := dial(t, p.Info, packet.Connect{ClientID: name, SessionExpiryInterval: 0xFFFFFFFF})
 		if !present {
-			t.Errorf("%s has no session", name(k))
+			t.Errorf("%s has no session", name)
 		}
-		expect(t, c, name(k))
-		t.Logf("%s was back with its message in %s", name(k), time.Since(began).Round(10*time.Microsecond))
+		expect(t, c, name)
+		t.Logf("%s was back with its message in %s", name, time.Since(began).Round(10*time.Microsecond))
 		bye(t, c)
+	}
+	for _, k := range some {
+		back(name(k))
+	}
+	back("visitor")
+}
+
+// fillSessions writes sessions with a subscription each into the store of a
+// server that does not run.
+func fillSessions(t *testing.T, dir string, n int, name func(int) string) {
+	t.Helper()
+	e, err := pebble.Open(pebble.Options{Dir: dir, LowWater: 64 << 20, Reserve: 16 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	st, err := stored.Open(stored.Options{Engine: e})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const ahead = 1000
+	outcomes := make(chan error, ahead)
+	flying := 0
+	settle := func() {
+		flying--
+		if err := <-outcomes; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for k := range n {
+		s := stored.Session{Realm: "default", Name: name(k), Owner: name(k), Epoch: 1, Expiry: stored.NeverExpires, Offline: time.Now()}
+		b := store.NewBatch(store.Normal)
+		st.StageSession(b, nil, &s)
+		e.Submit(b, func(r store.Result) { outcomes <- r.Err })
+		st.Subscribe(s.Key(), []stored.Subscription{{Subscription: packet.Subscription{Filter: "to/" + s.Name, QoS: packet.QoS1}}},
+			func(err error) { outcomes <- err })
+		for flying += 2; flying > ahead-2; {
+			settle()
+		}
+	}
+	for flying > 0 {
+		settle()
 	}
 }
 
