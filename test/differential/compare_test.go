@@ -44,7 +44,7 @@ func (y *memory) prepare(m *model, s *step) {
 	}
 	for i := range m.clients {
 		if w := m.clients[i].will; w != nil {
-			y.route(m, w)
+			y.route(m, w, i)
 		}
 	}
 	if s.do != publish {
@@ -52,14 +52,16 @@ func (y *memory) prepare(m *model, s *step) {
 	}
 	for i := range s.messages {
 		p := &s.messages[i]
-		y.route(m, p)
+		y.route(m, p, -1)
 		if p.expiry == 1 {
 			y.short[key(p.topic, p.payload)] = fresh
 		}
 	}
 }
 
-func (y *memory) route(m *model, p *message) {
+// route notes who is to get a message. Of a Will, the client that leaves it is no
+// member of shared subscriptions any more.
+func (y *memory) route(m *model, p *message, gone int) {
 	y.qos[key(p.topic, p.payload)] = p.qos
 	var n [clients]int
 	groups := make(map[string]bool)
@@ -67,7 +69,7 @@ func (y *memory) route(m *model, p *message) {
 		c := &m.clients[i]
 		n[i] = c.overlaps(p.topic)
 		for _, sub := range c.subs {
-			if c.online && strings.HasPrefix(sub.Filter, "$share/") && matches(sub.Filter[10:], p.topic) {
+			if c.online && i != gone && strings.HasPrefix(sub.Filter, "$share/") && matches(sub.Filter[10:], p.topic) {
 				groups[sub.Filter] = true
 			}
 		}

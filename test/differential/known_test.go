@@ -26,6 +26,15 @@ import (
 // them despite No Local; [MQTT-3.8.3-3] makes no exception for them. Such steps
 // are not taken.
 //
+// order: mosquitto routes and retains a QoS 2 message when PUBREL comes, after
+// those of QoS 0 and 1 that were published meanwhile. 4.6 orders the messages of
+// one QoS. Order is compared by QoS, and a client does not retain two messages
+// of different QoS for a topic at once.
+//
+// delayedWill: mosquitto forgets a Will that waits when its session ends before
+// the delay is over, by Clean Start or DISCONNECT; [MQTT-3.1.3-9] has it published
+// then. Such steps are not taken.
+//
 // What a connection hears while it is being taken over, as its own Will, is not
 // looked at: it is closed anyway.
 

@@ -21,7 +21,7 @@ type client struct {
 	subs    []packet.Subscription
 	aliases map[uint16]string
 	window  uint16
-	will    *message
+	will    *message // of the connection, or waiting
 	muted   bool
 }
 
@@ -40,6 +40,9 @@ func (m *model) legal(s *step) bool {
 	}
 	switch s.do {
 	case disconnect:
+		if s.reset && s.withWill && c.will != nil && c.will.delay > 0 {
+			return false // known: delayedWill
+		}
 		return !(s.reset || s.withWill) || c.version == packet.V5
 	case subscribe:
 		if c.muted && c.window < 65535 { // known: once
@@ -66,6 +69,9 @@ func (m *model) legal(s *step) bool {
 	case publish:
 		for i := range s.messages {
 			p := &s.messages[i]
+			if p.retain && slices.ContainsFunc(s.messages[:i], func(o message) bool { return o.retain && o.topic == p.topic && o.qos != p.qos }) {
+				return false // known: order
+			}
 			if c.version != packet.V5 && (p.expiry > 0 || p.alias > 0 || p.props) {
 				return false
 			}
@@ -85,6 +91,9 @@ func (s *step) legalConnect(c *client) bool {
 	}
 	if c.online && c.will != nil && c.expiry > 0 && !s.clean {
 		return false // known: takeOverWill
+	}
+	if s.clean && c.expiry > 0 && c.will != nil && c.will.delay > 0 {
+		return false // known: delayedWill
 	}
 	return true
 }
@@ -109,7 +118,9 @@ func (m *model) take(s *step) {
 		if s.reset {
 			c.expiry = 0
 		}
-		c.online = false
+		if c.online = false; s.do == disconnect && !s.withWill {
+			c.will = nil
+		}
 	case subscribe:
 		for _, sub := range s.subs {
 			c.subs = slices.DeleteFunc(c.subs, func(o packet.Subscription) bool { return o.Filter == sub.Filter })

@@ -1,10 +1,11 @@
 package broker_test
 
 import (
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/peer"
@@ -27,7 +28,7 @@ func everyEngine(t *testing.T, f func(t *testing.T, e store.Engine)) {
 	for name, open := range map[string]func(t *testing.T) store.Engine{
 		"memory": func(*testing.T) store.Engine { return mem.New() },
 		"pebble": func(t *testing.T) store.Engine {
-			e, err := pebble.Open(pebble.Options{Dir: filepath.Join(t.TempDir(), "store"), LowWater: 64 << 20, Reserve: 16 << 20})
+			e, err := pebble.Open(pebble.Options{Dir: "/store", FS: vfs.NewMem()})
 			if err != nil {
 				t.Fatal(err)
 			}

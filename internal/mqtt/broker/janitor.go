@@ -78,6 +78,7 @@ const (
 // Run ends sessions that have expired and publishes Wills whose delay is over,
 // until ctx ends.
 func (b *Broker) Run(ctx context.Context) error {
+	defer b.admissions.close()                 // where no loops do
 	busy := make(map[stored.DueItem]time.Time) // being worked off, since when
 	for {
 		items, err := b.store.Due(b.opts.Clock.Now(), dueLimit)

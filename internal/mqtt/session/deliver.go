@@ -92,6 +92,7 @@ func (s *Session) prepare(a *Action, now time.Time) DropReason {
 	}
 	if at := a.Message.Expires(); !at.IsZero() { // [MQTT-3.3.2-6]
 		a.Expiry = uint32(max(0, (at.Sub(now)+time.Second-1)/time.Second))
+		a.Expiry = min(a.Expiry, a.Message.MessageExpiryInterval.Value) // whatever the clocks of two turns say
 	}
 	if s.aliasMax > 0 {
 		s.alias(a)
