@@ -15,7 +15,7 @@ import (
 )
 
 // patience bounds every wait for bytes.
-const patience = servertest.Patience / 10
+const patience = servertest.Patience / 3
 
 // table is where one conversation takes place.
 type table struct {
