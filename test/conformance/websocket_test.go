@@ -51,8 +51,16 @@ func (tb *table) must(err error) {
 
 // readMessage reads one data frame.
 func readMessage(nc net.Conn) ([]byte, ws.OpCode, error) {
-	f, err := ws.ReadFrame(nc)
-	return f.Payload, f.Header.OpCode, err
+	h, err := ws.ReadHeader(nc)
+	if err != nil {
+		return nil, 0, err
+	}
+	if h.Length > 1<<20 {
+		return nil, 0, errors.New("a frame of more than 1 MiB")
+	}
+	b := make([]byte, h.Length)
+	_, err = io.ReadFull(nc, b)
+	return b, h.OpCode, err
 }
 
 // textFrame sends MQTT in a text frame, at once and later.
