@@ -21,6 +21,7 @@ type secure struct {
 	in  []byte // arrived and not read by tls; the loop's
 	dry bool   // no more has arrived
 	end bool   // nothing more will arrive
+	bye bool   // close_notify was sent; under conn.mu
 
 	mu  sync.Mutex
 	out *output // to be sent; nil: nothing

@@ -83,8 +83,10 @@ func (s *socket) push(r *round) {
 	}
 	s.writing = true
 	for s.unsent() && !s.gone {
-		o := s.out
-		s.out = nil
+		var o *output
+		if s.tls == nil || !s.tls.pending() { // else what is encrypted goes first, and nothing on top of it
+			o, s.out = s.out, nil
+		}
 		s.mu.Unlock()
 		all, err := s.send(o)
 		s.mu.Lock()
@@ -366,14 +368,25 @@ func (s *socket) finish(r *round, err error) {
 		s.close()
 		return
 	}
-	if s.tls != nil && s.tls.tls.CloseWrite() == nil {
+	s.discard(r)
+}
+
+// sayGoodbye has TLS end its side, once everything else is said.
+func (s *socket) sayGoodbye(r *round) {
+	s.mu.Lock()
+	due := s.tls != nil && !s.tls.bye && !s.unsent() && !s.writing && !s.gone
+	if due {
+		s.tls.bye = true
+	}
+	s.mu.Unlock()
+	if due && s.tls.tls.CloseWrite() == nil {
 		s.link.push(r)
 	}
-	s.discard(r)
 }
 
 // discard waits for the last words to be written and for the peer's end.
 func (s *socket) discard(r *round) {
+	s.sayGoodbye(r)
 	s.mu.Lock()
 	unsaid := (s.unsent() || s.writing) && !s.gone
 	begun := !s.linger.IsZero()

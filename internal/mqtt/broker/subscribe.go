@@ -225,12 +225,16 @@ func (c *conn) attendTo(q *session.Request) {
 	}
 }
 
+// liveMax bounds what is noted for a client that takes its retained messages
+// slowly. What is not noted may come twice.
+const liveMax = 4096
+
 // note notes the topic of a message that is retained and comes to the client
 // now.
 func (c *conn) note(m *session.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.live != nil {
+	if c.live != nil && len(c.live) < liveMax {
 		c.live[string(m.Topic)] = struct{}{}
 	}
 }
