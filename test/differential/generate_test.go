@@ -16,7 +16,7 @@ type generator struct {
 	windows [clients]uint16
 	keeps   [clients]bool // the client has sessions that outlive connections
 	share   bool          // there are shared subscriptions
-	slow    bool          // short expiries may be waited for
+	slow    bool          // messages expire, and that is waited for
 }
 
 var (
@@ -27,12 +27,16 @@ var (
 )
 
 func generate(seed uint64, slow bool) conversation {
-	g := &generator{r: rand.New(rand.NewPCG(seed, 1)), slow: slow}
+	g := &generator{r: rand.New(rand.NewPCG(seed, 1))}
+	g.slow = slow && g.one(2)
 	g.share = g.one(3)
 	for i := range clients {
 		g.qos[i] = packet.QoS(g.r.IntN(3))
 		g.keeps[i] = g.one(2)
 		g.windows[i] = []uint16{1, 2, 5, 65535, 65535}[g.r.IntN(5)]
+		if g.slow { // known: expiredBlocks
+			g.windows[i] = 65535
+		}
 	}
 	var c conversation
 	for i := range clients {

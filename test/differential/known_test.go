@@ -31,6 +31,10 @@ import (
 // one QoS. Order is compared by QoS, and a client does not retain two messages
 // of different QoS for a topic at once.
 //
+// expiredBlocks: messages that expire in mosquitto's queue for a client with a
+// small Receive Maximum can keep those behind them from ever being sent. Where
+// messages expire, Receive Maximum is not small.
+//
 // delayedWill: mosquitto forgets a Will that waits when its session ends before
 // the delay is over, by Clean Start or DISCONNECT; [MQTT-3.1.3-9] has it published
 // then. Such steps are not taken.

@@ -8,6 +8,7 @@ import (
 	"rollcall/internal/mqtt/peer"
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/store"
+	"rollcall/internal/store/mem"
 )
 
 // TestResume: however a client of a stored session went, what it has not
@@ -139,6 +140,28 @@ func TestExactlyOnceIn(t *testing.T) {
 		}
 		quiet(t, clean)
 	})
+}
+
+// TestExactlyOnceInUnstored: a message that is stored for nobody is routed once
+// too, although its publisher repeats it on the next connection.
+func TestExactlyOnceInUnstored(t *testing.T) {
+	s := start(t, durable(mem.New()))
+	clean := s.dial("tcp", packet.V5, packet.Connect{ClientID: "clean"})
+	subscribe(t, clean, packet.QoS0, "t")
+	c := s.resume(packet.V5, "c", false)
+	m := &packet.Publish{Topic: []byte("t"), Payload: []byte("x"), QoS: packet.QoS2, PacketID: 7}
+	send(t, c, m)
+	take(t, clean, "x")
+	s.cut(c, "c")
+	c = s.resume(packet.V5, "c", true)
+	m.Dup = true
+	send(t, c, m)
+	receive[*packet.Pubrec](t, c)
+	silent(t, clean)
+	send(t, c, &packet.Pubrel{PacketID: 7})
+	if p := receive[*packet.Pubcomp](t, c); p.ReasonCode != packet.Success {
+		t.Errorf("PUBCOMP %s", p.ReasonCode)
+	}
 }
 
 // TestExactlyOnceOut: a client that is sent QoS 2 loses its connection at every
