@@ -158,7 +158,7 @@ func TestSharedWhileSubscribing(t *testing.T) {
 				switch p := got.(type) {
 				case *packet.Suback:
 					subscribed()
-					if k++; k < 200 {
+					if k++; k < 1000 {
 						resubscribe()
 					}
 				case *packet.Publish:
@@ -182,8 +182,15 @@ func TestSharedWhileSubscribing(t *testing.T) {
 	}
 	ready.Wait()
 	pub := s.dial("tcp", packet.V5, packet.Connect{ClientID: "pub"})
-	for i := range n {
-		put(t, pub, packet.QoS1, 1, "t", fmt.Sprint(i))
+	for i := 0; i < n; { // many at once, so that routing meets subscribing
+		const burst = 20
+		for k := range burst {
+			send(t, pub, &packet.Publish{Topic: []byte("t"), Payload: fmt.Append(nil, i+k), QoS: packet.QoS1, PacketID: uint16(k + 1)})
+		}
+		for range burst {
+			receive[*packet.Puback](t, pub)
+		}
+		i += burst
 	}
 	<-all
 	s.b.Shutdown()
