@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -292,7 +293,11 @@ func (s *Server) openClients(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.broker.Load(); err != nil {
+	// What is read stays: collecting in between would find little.
+	percent := debug.SetGCPercent(400)
+	err = s.broker.Load()
+	debug.SetGCPercent(percent)
+	if err != nil {
 		return err
 	}
 	s.registry.OnChange(func() { s.broker.Reconsider() })

@@ -19,20 +19,31 @@ import (
 // anything connects.
 func (b *Broker) Load() error {
 	n := 0
+	chunks := make(chan *loadChunk, 4)
+	built := make(chan struct{})
+	go func() { // ends with chunks
+		defer close(built)
+		for c := range chunks {
+			c.build(b)
+		}
+	}()
+	c := new(loadChunk)
 	err := b.store.Load(func(s *stored.Session, subs []stored.Subscription) error {
-		rl := b.realm(s.Realm)
-		bx := b.newBox(rl, *s)
-		rl.install(bx)
 		if s.Expiry == 0 { // it ended with the process, as soon as somebody says so
 			subs = nil
 		}
-		for i := range subs {
-			sub := &subs[i]
-			bx.subscribe(sub.Filter, grant{box: bx, id: sub.Identifier, qos: sub.QoS, noLocal: sub.NoLocal, asPublished: sub.RetainAsPublished})
+		c.sessions = append(c.sessions, *s)
+		c.subs = append(c.subs, subs...)
+		c.ends = append(c.ends, len(c.subs))
+		if n++; len(c.sessions) == loadAtOnce {
+			chunks <- c
+			c = new(loadChunk)
 		}
-		n++
 		return nil
 	})
+	chunks <- c
+	close(chunks)
+	<-built
 	if err != nil {
 		return fmt.Errorf("read stored sessions: %w", err)
 	}
@@ -43,6 +54,34 @@ func (b *Broker) Load() error {
 		b.opts.Log.Info("stored sessions", "sessions", n)
 	}
 	return nil
+}
+
+// loadAtOnce is how many sessions are handed over at once from who reads them
+// to who builds what the broker knows of them.
+const loadAtOnce = 512
+
+// loadChunk is some sessions as they are stored.
+type loadChunk struct {
+	sessions []stored.Session
+	subs     []stored.Subscription // of all of them
+	ends     []int                 // where those of each end
+}
+
+func (c *loadChunk) build(b *Broker) {
+	boxes := make([]box, len(c.sessions))
+	from := 0
+	for i := range c.sessions {
+		meta := &c.sessions[i]
+		rl := b.realm(meta.Realm)
+		bx := &boxes[i]
+		bx.b, bx.realm, bx.name, bx.key, bx.meta = b, rl, meta.Name, meta.Key(), *meta
+		rl.install(bx)
+		for j := from; j < c.ends[i]; j++ {
+			sub := &c.subs[j]
+			bx.subscribe(sub.Filter, grant{box: bx, id: sub.Identifier, qos: sub.QoS, noLocal: sub.NoLocal, asPublished: sub.RetainAsPublished})
+		}
+		from = c.ends[i]
+	}
 }
 
 // loadWills reads the Wills that are due of names without a session, so that a
