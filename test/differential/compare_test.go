@@ -85,7 +85,7 @@ func (y *memory) compare(s *step, theirs, ours *outcome) string {
 		fmt.Fprintf(&b, "answers:\n  mosquitto %v\n  rollcall  %v\n", theirs.answers, ours.answers)
 	}
 	for i := range clients {
-		t, o := y.normal(s, i, y.once(s, i, theirs.heard[i])), y.normal(s, i, ours.heard[i])
+		t, o := y.normal(s, i, y.once(s, i, theirs.heard[i], false)), y.normal(s, i, y.once(s, i, ours.heard[i], true))
 		for _, k := range keys(t, o) {
 			if !slices.Equal(t[k], o[k]) {
 				fmt.Fprintf(&b, "c%d, topic %s:\n  mosquitto %v\n  rollcall  %v\n", i, k, t[k], o[k])

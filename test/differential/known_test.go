@@ -62,15 +62,16 @@ func overlapping(h heard) heard {
 
 // once leaves one of the copies of a message that mosquitto sends a client of
 // version 5 for each subscription that matches, whatever
-// allow_duplicate_messages says. 3.3.4 permits both; Rollcall sends one.
-func (y *memory) once(s *step, client int, list []heard) (left []heard) {
+// allow_duplicate_messages says. 3.3.4 permits both; Rollcall sends one. Empty
+// messages look alike, so they are treated so on both sides; empty: only they.
+func (y *memory) once(s *step, client int, list []heard, empty bool) (left []heard) {
 	if s.do == subscribe { // those are retained ones, and wanted for each filter
 		return list
 	}
 	seen := make(map[string]bool)
 	for _, h := range list {
 		k := key(h.topic, h.payload)
-		if y.overlaps[k][client] > 1 {
+		if y.overlaps[k][client] > 1 && (!empty || h.payload == "") {
 			if seen[k] {
 				continue
 			}
