@@ -45,6 +45,8 @@ type box struct {
 	messages int
 	bytes    int64
 	received map[uint16]bool // inbound QoS 2 identifiers; whether stored
+	storing  int             // messages with such that are being stored
+	settled  chan struct{}   // closed when there are none; nil: nobody waits
 
 	out       map[uint16]delivered // given to conn and not settled
 	sent      map[uint16]bool      // sent over the last connection; whether released
@@ -360,6 +362,40 @@ func (bx *box) noteInbound(id uint16, onDisk bool) {
 	defer bx.mu.Unlock()
 	if onDisk || !bx.received[id] {
 		bx.receive(id, onDisk)
+	}
+}
+
+// beginInbound says that a QoS 2 message of the client's is being stored,
+// endInbound that it is known what came of it.
+func (bx *box) beginInbound() {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	bx.storing++
+}
+
+func (bx *box) endInbound() {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	if bx.storing--; bx.storing == 0 && bx.settled != nil {
+		close(bx.settled)
+		bx.settled = nil
+	}
+}
+
+// awaitInbound waits until it is known which of the client's QoS 2 messages are
+// stored. Only the loader may, after whoever stores them by way of it.
+func (bx *box) awaitInbound() {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	for bx.storing > 0 {
+		known := bx.settled
+		if known == nil {
+			known = make(chan struct{})
+			bx.settled = known
+		}
+		bx.mu.Unlock()
+		<-known
+		bx.mu.Lock()
 	}
 }
 

@@ -71,6 +71,9 @@ type link interface {
 	// rouse has the owner look at the connection again: it was unfrozen,
 	// admitted, or has ended. It is called with the lock and does not block.
 	rouse()
+	// backlog is how many bytes have left the connection's output and not been
+	// taken by the transport. It is called with the lock.
+	backlog() int
 	// abort closes the transport without a word.
 	abort()
 }

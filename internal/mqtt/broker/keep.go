@@ -189,6 +189,7 @@ func (bx *box) resume(c *conn, ad session.Admission) {
 	r := c.b.begin()
 	defer c.b.done(r)
 	defer c.guard(r)
+	bx.awaitInbound()
 	st, err := bx.state(c)
 	if err != nil {
 		c.b.opts.Log.Error("a session cannot be resumed", "session", bx.name, "err", err)

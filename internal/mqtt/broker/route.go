@@ -46,7 +46,18 @@ type publisher struct {
 func newPublisher(c *conn, token uint64, id uint16) *publisher {
 	p := &publisher{conn: c, token: token, id: id}
 	p.parts.Store(1)
+	if c.box != nil && id != 0 {
+		c.box.beginInbound()
+	}
 	return p
+}
+
+// end is for when all is settled: whoever resumes the publisher's session may
+// rely on its identifiers.
+func (p *publisher) end() {
+	if p.conn.box != nil && p.id != 0 {
+		p.conn.box.endInbound()
+	}
 }
 
 // part adds a part, of which stored will be told.
@@ -55,6 +66,7 @@ func (p *publisher) part() { p.parts.Add(1) }
 // stored is told what became of a part.
 func (p *publisher) stored(r *round, err error) {
 	if p.done(err) {
+		defer p.end()
 		p.settle(r)
 	}
 }
@@ -65,6 +77,7 @@ func (p *publisher) routed(r *round) bool {
 	if !p.done(nil) {
 		return false
 	}
+	defer p.end()
 	if p.failure.Load() == nil && p.then == nil {
 		return true
 	}

@@ -86,6 +86,16 @@ func (s *secure) pending() bool {
 	return s.out != nil
 }
 
+// backlog is how many bytes are to be sent.
+func (s *secure) backlog() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.out == nil {
+		return 0
+	}
+	return len(s.out.buf) - s.out.from
+}
+
 // keep makes what has arrived and was not read its own: the loop reads for
 // others now.
 func (s *secure) keep() {

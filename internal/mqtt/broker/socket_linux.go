@@ -68,6 +68,14 @@ func (s *socket) abort() {
 	s.post()
 }
 
+// backlog implements link.
+func (s *socket) backlog() int {
+	if s.tls == nil {
+		return 0
+	}
+	return s.tls.backlog()
+}
+
 // push implements link. Whoever touched the connection writes, and never waits:
 // what the transport does not take, the loop writes when it can.
 func (s *socket) push(r *round) {

@@ -145,6 +145,9 @@ func (s *stream) signal() {
 	}
 }
 
+// backlog implements link: what is being written is one output at most.
+func (s *stream) backlog() int { return 0 }
+
 // push implements link. The reader writes what no other is writing, itself.
 func (s *stream) push(r *round) {
 	s.mu.Lock()

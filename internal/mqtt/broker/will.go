@@ -205,6 +205,7 @@ type noLink struct{}
 func (noLink) admit(*round, string, *packet.Connect, uint32) {}
 func (noLink) push(*round)                                   {}
 func (noLink) rouse()                                        {}
+func (noLink) backlog() int                                  { return 0 }
 func (noLink) abort()                                        {}
 
 // Crashed is the Stage of a Disconnected that closes what an earlier start left

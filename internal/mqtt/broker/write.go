@@ -42,7 +42,13 @@ func (c *conn) buffer() *output {
 
 // behind reports that the client reads more slowly than it is sent to. The
 // caller holds the lock.
-func (c *conn) behind() bool { return c.out != nil && len(c.out.buf)-c.out.from > c.b.opts.OutputBytes }
+func (c *conn) behind() bool {
+	n := c.link.backlog()
+	if c.out != nil {
+		n += len(c.out.buf) - c.out.from
+	}
+	return n > c.b.opts.OutputBytes
+}
 
 // drain sends what waits in the session once the transport has taken
 // everything, and wakes whoever waited for that. The caller holds the lock.
