@@ -84,6 +84,7 @@ func (a *acceptor) welcome(l *loop, fd int, from unix.Sockaddr) {
 	info := a.door.Info(remote.String(), a.loopback(fd, remote))
 	if !s.init(a.b, s, info) {
 		s.loop.count.Add(-1)
+		s.loop.call(func() {}) // it may have nothing left to serve
 		unix.Close(fd)
 		a.door.Leave()
 		return
@@ -150,6 +151,7 @@ func (b *Broker) ServeTLS(raw net.Conn, tc *tls.Conn, swap func(net.Conn), info 
 	raw.Close() // the descriptor is ours, and another
 	if !s.init(b, s, info) {
 		s.loop.count.Add(-1)
+		s.loop.call(func() {}) // it may have nothing left to serve
 		unix.Close(fd)
 		done()
 		return true

@@ -12,6 +12,7 @@ import (
 // stack. There are as many as jobs, within a bound; beyond it jobs queue.
 type admissions struct {
 	clock clock.Clock
+	fault func(what any)
 
 	mu      sync.Mutex
 	queue   []func()
@@ -47,9 +48,19 @@ func (a *admissions) submit(f func()) {
 func (a *admissions) work(f func()) {
 	jobs := make(chan func(), 1)
 	for f != nil {
-		f()
+		a.do(f)
 		f = a.next(jobs)
 	}
+}
+
+// do calls f, whose fault is its own.
+func (a *admissions) do(f func()) {
+	defer func() {
+		if what := recover(); what != nil {
+			a.fault(what)
+		}
+	}()
+	f()
 }
 
 // next returns the next job of the goroutine that waits on jobs, or nil when

@@ -196,7 +196,7 @@ func New(o Options) (*Broker, error) {
 		conns: make(map[*conn]struct{}),
 	}
 	b.cfg.NewClientID = o.NewClientID
-	b.admissions.clock = o.Clock
+	b.admissions.clock, b.admissions.fault, b.loader.fault = o.Clock, b.fault, b.fault
 	b.wheel = newWheel(o.Clock, b.tick)
 	return b, nil
 }

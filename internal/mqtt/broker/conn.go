@@ -56,6 +56,7 @@ type conn struct {
 
 	replays   []session.Subscription // whose retained messages are to be sent
 	replaying bool
+	liveBytes int
 	live      map[string]struct{} // topics of retained messages that came as they were published; nil: not noted
 	standing  func() error
 }
@@ -302,21 +303,31 @@ func (c *conn) version() packet.Version {
 func (c *conn) deliver(r *round, m *session.Message, qos packet.QoS, retain bool, ids []uint32, share string) {
 	defer c.guard(r) // the publisher has no part in a fault here
 	a := takeActions()
-	c.offer(r, session.Input{Kind: session.Deliver, Message: m, QoS: qos, Retain: retain, SubscriptionIDs: ids, Share: share}, a)
+	in := session.Input{Kind: session.Deliver, Message: m, QoS: qos, Retain: retain, SubscriptionIDs: ids, Share: share}
+	if !c.offer(r, in, a, false) {
+		c.link.push(r) // it only waits for the end of the round
+		c.offer(r, in, a, true)
+	}
 	if len(a.list) > 0 {
 		c.perform(r, a)
 	}
 	a.put()
 }
 
-func (c *conn) offer(r *round, in session.Input, a *actions) {
+// offer gives the session a message, or reports false if there is more to write
+// than there should be and the transport might take it now; last says that this
+// does not matter any more.
+func (c *conn) offer(r *round, in session.Input, a *actions, last bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.s.Online() {
-		return
+		return true
 	}
-	in.Congested = c.behind()
+	if in.Congested = c.behind(); in.Congested && !last && !r.remote && !c.writing && c.stalled.IsZero() {
+		return false
+	}
 	c.stepLocked(r, in, a)
+	return true
 }
 
 // end ends the session on the server's behalf. It reports whether the session

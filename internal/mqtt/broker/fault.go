@@ -45,6 +45,12 @@ func (c *conn) failed(r *round, what any) {
 	c.end(r, e, packet.UnspecifiedError)
 }
 
+// fault is for what runs for no connection in particular.
+func (b *Broker) fault(what any) {
+	b.metrics.panics.Inc()
+	b.opts.Log.Error("a task failed inside the server", "panic", what, "stack", stack())
+}
+
 func stack() string {
 	buf := make([]byte, 8<<10)
 	return string(buf[:runtime.Stack(buf, false)])

@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"rollcall/internal/disconnect"
@@ -32,6 +33,8 @@ func (c *conn) decide(p *packet.Connect, owner string, expiry uint32, n uint64, 
 	if e.old != nil {
 		old := e.old.current()
 		expires, ends := old.ExpiresAt()
+		// It was another's, who has come and gone since c was judged: c finds none.
+		e.fresh = e.fresh || !strings.EqualFold(old.Owner, owner)
 		e.fresh = e.fresh || old.Expiry == 0 || ends && !at.Before(expires)
 		e.meta = old
 	}

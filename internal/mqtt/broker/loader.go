@@ -8,6 +8,7 @@ type loader struct {
 	mu      sync.Mutex
 	queue   []func()
 	running bool
+	fault   func(what any)
 }
 
 // submit has f called after all that were submitted before. It does not block.
@@ -19,6 +20,16 @@ func (l *loader) submit(f func()) {
 		l.running = true
 		go l.run() // ends when the queue is empty
 	}
+}
+
+// do calls f, whose fault is its own.
+func (l *loader) do(f func()) {
+	defer func() {
+		if what := recover(); what != nil {
+			l.fault(what)
+		}
+	}()
+	f()
 }
 
 func (l *loader) run() {
@@ -33,7 +44,7 @@ func (l *loader) run() {
 		}
 		l.mu.Unlock()
 		for _, f := range jobs {
-			f()
+			l.do(f)
 		}
 	}
 }

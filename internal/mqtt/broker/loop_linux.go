@@ -317,7 +317,7 @@ func (l *loop) dispatch(e *unix.EpollEvent) {
 	}
 	s := l.conns[fd]
 	if e.Events&unix.EPOLLOUT != 0 {
-		s.writable(&l.round)
+		s.guarded(&l.round, func() { s.writable(&l.round) })
 	}
 	if e.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		s.readable = true

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"maps"
+
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/mqtt/stored"
@@ -60,6 +62,9 @@ func (rl *realm) group(filter string) *group {
 // ended, was given by shared subscriptions.
 func (bx *box) redistribute() {
 	b := bx.b
+	bx.mu.Lock()
+	sent, known := maps.Clone(bx.sent), bx.sentKnown
+	bx.mu.Unlock()
 	var cursor stored.Cursor
 	for {
 		page, err := b.store.Pending(bx.key, &cursor, pageMessages, pageBytes)
@@ -70,8 +75,8 @@ func (bx *box) redistribute() {
 		for i := range page.Entries {
 			e := &page.Entries[i]
 			cursor = e.Ref.Cursor()
-			_, sent := bx.sent[e.PacketID]
-			if e.Share == "" || e.Released || e.QoS == packet.QoS2 && (sent || !bx.sentKnown) {
+			_, before := sent[e.PacketID]
+			if e.Share == "" || e.Released || e.QoS == packet.QoS2 && (before || !known) {
 				continue
 			}
 			bx.handOn(e)

@@ -72,10 +72,7 @@ func (s *secure) take() *output {
 func (s *secure) putBack(o *output) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.out != nil {
-		o.buf = append(o.buf, s.out.buf...)
-		putOutput(s.out)
-	}
+	o.join(s.out)
 	s.out = o
 }
 

@@ -95,9 +95,7 @@ func (s *socket) push(r *round) {
 		if s.tls == nil || !s.tls.pending() { // else what is encrypted goes first, and nothing on top of it
 			o, s.out = s.out, nil
 		}
-		s.mu.Unlock()
-		all, err := s.send(o)
-		s.mu.Lock()
+		all, err := s.sendUnlocked(o)
 		switch {
 		case err == nil && !all, errors.Is(err, unix.EAGAIN):
 			s.putBack(r, o)
@@ -124,6 +122,13 @@ func (s *socket) push(r *round) {
 	}
 }
 
+// sendUnlocked is send without the lock, which the caller holds.
+func (s *socket) sendUnlocked(o *output) (all bool, err error) {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	return s.send(o)
+}
+
 // putBack makes o the first of what is to be written, when the transport can
 // take more.
 func (s *socket) putBack(r *round, o *output) {
@@ -132,10 +137,7 @@ func (s *socket) putBack(r *round, o *output) {
 	case o.from == len(o.buf): // TLS has it
 		putOutput(o)
 	default:
-		if s.out != nil {
-			o.buf = append(o.buf, s.out.buf...)
-			putOutput(s.out)
-		}
+		o.join(s.out)
 		s.out = o
 	}
 	s.blocked = true

@@ -66,6 +66,9 @@ func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions)
 }
 
 func (c *conn) subscribeFailed(r *round, q *session.Request, token uint64, err error) {
+	c.mu.Lock()
+	c.dismiss()
+	c.mu.Unlock()
 	code := storageCode(err)
 	if code == 0 {
 		c.unstored(r, err)
@@ -138,6 +141,9 @@ func (bx *box) unsubscribe(filter string) {
 
 // unsubscribe takes subscriptions away.
 func (c *conn) unsubscribe(q *session.Request, token uint64, a *actions) {
+	c.mu.Lock()
+	c.replays = slices.DeleteFunc(c.replays, func(o session.Subscription) bool { return slices.Contains(q.Filters, o.Filter) })
+	c.mu.Unlock()
 	bx := c.box
 	if bx == nil {
 		for _, f := range q.Filters {
@@ -191,9 +197,7 @@ func (c *conn) replay(q *session.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(subs) == 0 || n == 0 {
-		if !c.replaying {
-			c.live = nil
-		}
+		c.dismiss()
 		return
 	}
 	for _, sub := range subs {
@@ -206,6 +210,14 @@ func (c *conn) replay(q *session.Request) {
 	if !c.replaying {
 		c.replaying = true
 		go c.replayAll() // ends when all is sent, or with the session
+	}
+}
+
+// dismiss ends the noting of topics if no retained messages are being sent. The
+// caller holds the lock.
+func (c *conn) dismiss() {
+	if !c.replaying {
+		c.live, c.liveBytes = nil, 0
 	}
 }
 
@@ -227,14 +239,17 @@ func (c *conn) attendTo(q *session.Request) {
 
 // liveMax bounds what is noted for a client that takes its retained messages
 // slowly. What is not noted may come twice.
-const liveMax = 4096
+const liveMax = 64 << 10 // bytes of topics
 
 // note notes the topic of a message that is retained and comes to the client
 // now.
 func (c *conn) note(m *session.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.live != nil && len(c.live) < liveMax {
+	if c.live == nil || len(m.Payload) == 0 {
+		return
+	}
+	if c.liveBytes += len(m.Topic); c.liveBytes <= liveMax {
 		c.live[string(m.Topic)] = struct{}{}
 	}
 }
@@ -250,7 +265,8 @@ func (c *conn) nextReplay() (sub session.Subscription, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.replays) == 0 || !c.s.Online() {
-		c.replaying, c.replays, c.live = false, nil, nil
+		c.replaying, c.replays = false, nil
+		c.dismiss()
 		return sub, false
 	}
 	sub = c.replays[0]
@@ -284,9 +300,10 @@ func (c *conn) resend(m *session.Message, sub *session.Subscription) bool {
 	if sub.ID != 0 {
 		ids = []uint32{sub.ID}
 	}
-	if !c.awaitRoom() {
+	if !c.awaitRoom() || !c.subscribed(sub.Filter) { // [MQTT-3.10.4-2]
 		return false
 	}
+	r.now = c.b.opts.Clock.Now()
 	qos := min(sub.QoS, m.QoS)
 	if bx := c.box; bx != nil && qos > packet.QoS0 {
 		p := newPublisher(c, 0, 0)
@@ -296,6 +313,17 @@ func (c *conn) resend(m *session.Message, sub *session.Subscription) bool {
 	}
 	c.deliver(r, m, sub.QoS, true, ids, "") // [MQTT-3.3.1-8]
 	return c.online()
+}
+
+// subscribed reports whether the client is subscribed to a filter that is not
+// shared.
+func (c *conn) subscribed(filter string) (ok bool) {
+	if c.box != nil {
+		_, ok = c.realm.tree.Get(filter, c.box)
+	} else {
+		_, ok = c.realm.tree.Get(filter, c)
+	}
+	return ok
 }
 
 // awaitRoom waits until the client has room for a message, and reports false

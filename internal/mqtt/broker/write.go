@@ -32,6 +32,18 @@ func putOutput(o *output) {
 	}
 }
 
+// join makes next, which may be nil, follow what is left of o. What has been
+// written goes, once it is as much as what has not.
+func (o *output) join(next *output) {
+	if o.from >= len(o.buf)-o.from {
+		o.buf, o.from = o.buf[:copy(o.buf, o.buf[o.from:])], 0
+	}
+	if next != nil {
+		o.buf = append(o.buf, next.buf[next.from:]...)
+		putOutput(next)
+	}
+}
+
 // buffer is what packets are appended to. The caller holds the lock.
 func (c *conn) buffer() *output {
 	if c.out == nil {

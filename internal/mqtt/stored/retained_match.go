@@ -25,12 +25,6 @@ func (st *Store) MatchRetained(realm, filter string, f func(*session.Message) bo
 	if len(matches) == 0 {
 		return nil
 	}
-	var snap store.Snapshot
-	defer func() {
-		if snap != nil {
-			snap.Close()
-		}
-	}()
 	now := st.clock.Now().UnixNano()
 	for _, t := range matches {
 		r.mu.RLock()
@@ -41,15 +35,10 @@ func (st *Store) MatchRetained(realm, filter string, f func(*session.Message) bo
 		}
 		record := v.record
 		if record == nil {
-			if snap != nil && snap.Index() < v.index {
-				snap.Close()
-				snap = nil
-			}
-			if snap == nil {
-				snap = st.engine.Snapshot()
-			}
+			// A view of its own, because f may take its time, and an open view holds
+			// back the reclaiming of space.
 			var err error
-			record, _, err = snap.Get(nameKey(nil, st.Partition(t.realm, t.topic), store.TableRetained, t.realm, t.topic))
+			record, _, err = store.Get(st.engine, nameKey(nil, st.Partition(t.realm, t.topic), store.TableRetained, t.realm, t.topic))
 			if errors.Is(err, store.ErrNotFound) {
 				continue // removed meanwhile
 			}
