@@ -42,6 +42,14 @@ func (t *talk) do(s *step, satisfied func(*outcome) bool) (*outcome, error) {
 	}
 	t.m.take(s)
 	deadline := time.Now().Add(settleTime)
+	for range dropRounds {
+		if s.do != drop { // nobody says when the broker has noticed
+			break
+		}
+		if err := t.settle(); err != nil {
+			return nil, err
+		}
+	}
 	for {
 		if err := t.settle(); err != nil {
 			return nil, err
@@ -71,6 +79,10 @@ func (t *talk) faults() error {
 	}
 	return nil
 }
+
+// dropRounds are how often all clients are asked after a connection was dropped:
+// the kernel may be slow to tell the broker.
+const dropRounds = 5
 
 // settleTime is how long a broker may take to do what the other one has done.
 const settleTime = 3 * time.Second
