@@ -29,7 +29,8 @@ import (
 // order: mosquitto routes and retains a QoS 2 message when PUBREL comes, after
 // those of QoS 0 and 1 that were published meanwhile. 4.6 orders the messages of
 // one QoS. Order is compared by QoS, and a client does not retain two messages
-// of different QoS for a topic at once.
+// of different QoS for a topic at once, nor publish in both ways what a window
+// that is full has to choose from.
 //
 // expiredBlocks: messages that expire in mosquitto's queue for a client with a
 // small Receive Maximum can keep those behind them from ever being sent. Where

@@ -45,7 +45,7 @@ func (m *model) legal(s *step) bool {
 		}
 		return !(s.reset || s.withWill) || c.version == packet.V5
 	case subscribe:
-		if c.muted && c.window < 65535 { // known: once
+		if c.muted { // known: once
 			return false
 		}
 		for _, sub := range s.subs {
@@ -67,6 +67,9 @@ func (m *model) legal(s *step) bool {
 		}
 		return s.id == 0 || c.version == packet.V5
 	case publish:
+		if m.blocked() && slices.ContainsFunc(s.messages, func(p message) bool { return (p.qos == packet.QoS2) != (s.messages[0].qos == packet.QoS2) }) {
+			return false // known: order
+		}
 		for i := range s.messages {
 			p := &s.messages[i]
 			if p.retain && slices.ContainsFunc(s.messages[:i], func(o message) bool { return o.retain && o.topic == p.topic && o.qos != p.qos }) {
@@ -83,6 +86,12 @@ func (m *model) legal(s *step) bool {
 		return !c.muted && !slices.ContainsFunc(c.subs, func(s packet.Subscription) bool { return strings.HasPrefix(s.Filter, "$share/") })
 	}
 	return true
+}
+
+// blocked reports whether it matters which message comes first because a window
+// will not open again.
+func (m *model) blocked() bool {
+	return slices.ContainsFunc(m.clients[:], func(c client) bool { return c.muted && c.window < 65535 })
 }
 
 func (s *step) legalConnect(c *client) bool {
