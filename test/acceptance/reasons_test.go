@@ -157,9 +157,9 @@ func TestReasons(t *testing.T) {
 		{"short", "ClientAuthenticationError", "timer", packet.NotAuthorized, func(t *testing.T) *peer.Conn {
 			return secure(t, s, "short", "short", short)
 		}},
-		{"violation", "ClientError", "packet", packet.QoSNotSupported, func(t *testing.T) *peer.Conn {
+		{"violation", "ClientError", "packet", packet.TopicAliasInvalid, func(t *testing.T) *peer.Conn {
 			c := s.Dial("tcp", packet.V5, "violation")
-			send(t, c, &packet.Publish{Topic: []byte("a"), QoS: 2, PacketID: 1})
+			send(t, c, &packet.Publish{Topic: []byte("a"), TopicAlias: 10_000})
 			return c
 		}},
 		{"keepalive", "ClientError", "timer", packet.KeepAliveTimeout, func(t *testing.T) *peer.Conn {
