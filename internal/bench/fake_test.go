@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -39,6 +40,7 @@ type fakeSession struct {
 	keep    bool
 	filters map[string]packet.QoS
 	waiting []*packet.Publish
+	sent    []*packet.Publish // and not acknowledged, if keep
 	id      uint16
 }
 
@@ -109,6 +111,7 @@ func (b *fake) serve(nc net.Conn) {
 	b.mu.Lock()
 	if s != nil && s.c == c {
 		s.c = nil
+		s.waiting, s.sent = append(s.sent, s.waiting...), nil
 	}
 	delete(b.conns, nc)
 	b.mu.Unlock()
@@ -150,7 +153,10 @@ func (b *fake) handle(c *fakeConn, s **fakeSession, frame []byte) bool {
 		return b.publish(c, p)
 	case *packet.Pubrel:
 		c.send(&packet.Pubcomp{PacketID: p.PacketID})
+	case *packet.Puback:
+		(*s).acked(p.PacketID)
 	case *packet.Pubrec:
+		(*s).acked(p.PacketID)
 		c.send(&packet.Pubrel{PacketID: p.PacketID})
 	case *packet.Pingreq:
 		c.send(&packet.Pingresp{})
@@ -180,7 +186,7 @@ func (b *fake) connect(c *fakeConn, s **fakeSession, p *packet.Connect) bool {
 	for _, m := range old.waiting {
 		c.send(m)
 	}
-	old.waiting = nil
+	old.sent, old.waiting = append(old.sent, old.waiting...), nil
 	return !b.code.Failed()
 }
 
@@ -267,9 +273,17 @@ func (s *fakeSession) deliver(p *packet.Publish, qos packet.QoS) {
 	}
 	if s.c != nil {
 		s.c.send(&m)
+		if m.QoS > packet.QoS0 && s.keep {
+			s.sent = append(s.sent, &m)
+		}
 	} else if m.QoS > packet.QoS0 && s.keep {
 		s.waiting = append(s.waiting, &m)
 	}
+}
+
+// acked forgets a message that the client has.
+func (s *fakeSession) acked(id uint16) {
+	s.sent = slices.DeleteFunc(s.sent, func(m *packet.Publish) bool { return m.PacketID == id })
 }
 
 func (c *fakeConn) send(p packet.Packet) {
