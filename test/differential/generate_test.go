@@ -175,7 +175,7 @@ func (g *generator) unsubscribe(i int) step {
 func (g *generator) message(c *client) message {
 	g.n++
 	m := message{topic: topics[g.r.IntN(len(topics))], payload: fmt.Sprintf("m%d", g.n), qos: packet.QoS(g.r.IntN(3)), retain: g.one(4)}
-	if g.share && g.one(3) {
+	if g.share && c != nil && g.one(3) { // known: takenOver
 		m.topic = pools[g.r.IntN(len(pools))]
 		m.retain = false
 	}

@@ -40,8 +40,9 @@ import (
 // the delay is over, by Clean Start or DISCONNECT; [MQTT-3.1.3-9] has it published
 // then. Such steps are not taken.
 //
-// What a connection hears while it is being taken over, as its own Will, is not
-// looked at: it is closed anyway.
+// takenOver: what a connection hears while it is being taken over, as its own
+// Will, is not looked at: it is closed anyway. mosquitto may even choose it to
+// get its Will by a shared subscription; so those get none.
 
 // sameAnswers compares answers. mosquitto does not always send the DISCONNECT
 // 0x8E to a client of version 5 whose session is taken over that [MQTT-3.1.4-3]
