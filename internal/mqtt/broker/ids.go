@@ -1,7 +1,5 @@
 package broker
 
-import "math/bits"
-
 // idsMax is how many packet identifiers there are.
 const idsMax = 65535
 
@@ -78,14 +76,4 @@ func (s *idSet) drop(id uint16) {
 			s.pages = nil
 		}
 	}
-}
-
-// len is the number of identifiers in the set.
-func (s *idSet) len() (n int) {
-	for i := range s.pages {
-		for _, w := range s.pages[i].used {
-			n += bits.OnesCount64(w)
-		}
-	}
-	return n
 }

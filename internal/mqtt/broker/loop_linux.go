@@ -226,7 +226,7 @@ func (l *loop) run() {
 	events := make([]unix.EpollEvent, eventsMax)
 	for {
 		posted, calls, idle := l.takePosted()
-		n := 0
+		var n int
 		if idle {
 			if l.group.close.Load() && l.count.Load() == 0 {
 				if l.retire() {
