@@ -173,12 +173,14 @@ func BenchmarkRetained(b *testing.B) {
 	}
 }
 
-// BenchmarkLoad loads ROLLCALL_STORED_SESSIONS sessions of one subscription
-// each, after a restart.
+// BenchmarkLoad loads ROLLCALL_STORED_SESSIONS sessions (20,000 if it is not set)
+// of one subscription each, after a restart.
 func BenchmarkLoad(b *testing.B) {
-	n, err := strconv.Atoi(os.Getenv("ROLLCALL_STORED_SESSIONS"))
-	if err != nil {
-		b.Skip("ROLLCALL_STORED_SESSIONS is not set")
+	n := 20_000
+	if text := os.Getenv("ROLLCALL_STORED_SESSIONS"); text != "" {
+		var err error
+		n, err = strconv.Atoi(text)
+		must2(b, err)
 	}
 	dir := b.TempDir() + "/s"
 	e, err := pebble.Open(pebble.Options{Dir: dir})

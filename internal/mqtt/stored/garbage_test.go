@@ -74,12 +74,12 @@ func TestGrace(t *testing.T) {
 		}
 		add(1)
 		end(t, e, st, s)
-		time.Sleep(stored.DefaultGrace - 5*time.Second)
+		time.Sleep(stored.DefaultGrace - 5*time.Second) // virtual
 		if n := keys(t, e, store.TableGarbage); n != 1 {
 			t.Fatalf("%d tombstones before the grace period has passed, want 1", n)
 		}
 		b.Submit()
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // virtual
 		if n := keys(t, e, store.TableQueue); n != 1 {
 			t.Errorf("%d entries are left, want the other session's", n)
 		}

@@ -159,11 +159,11 @@ func TestRetainedExpire(t *testing.T) {
 		in("changes", 5, 1)
 		in("changes", 100, 1)
 		retainMessage(t, st, message("p", "t19", "for ever", 0))
-		time.Sleep(10*time.Second - time.Millisecond)
+		time.Sleep(10*time.Second - time.Millisecond) // virtual
 		if n := len(match(t, st, realm, "#")); n != 22 {
 			t.Errorf("%d messages before the first expires, want 22", n)
 		}
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // virtual
 		if n := len(match(t, st, realm, "#")); n != 17 {
 			t.Errorf("%d messages after five have expired, want 17", n)
 		}
@@ -173,18 +173,18 @@ func TestRetainedExpire(t *testing.T) {
 		st, err = stored.Open(stored.Options{Engine: e})
 		must(t, "open", err)
 		stop := run(t, st)
-		time.Sleep(2500 * time.Millisecond)
+		time.Sleep(2500 * time.Millisecond) // virtual
 		if n := keys(t, e); n != 15 {
 			t.Errorf("%d are stored after seven have expired, want 15", n)
 		}
 		e.SetExhausted(true)
-		time.Sleep(20 * time.Second)
+		time.Sleep(20 * time.Second) // virtual
 		wantMatch(t, st, "#", "changes=x", "stays=y", "t19=for ever")
 		if n, _ := st.Retained(); n != 15 {
 			t.Errorf("%d are counted while none can be deleted, want 15", n)
 		}
 		e.SetExhausted(false)
-		time.Sleep(2500 * time.Millisecond)
+		time.Sleep(2500 * time.Millisecond) // virtual
 		if n := keys(t, e); n != 3 {
 			t.Errorf("%d are stored in the end, want 3", n)
 		}
