@@ -34,6 +34,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"fault", "", "errors stand alone"},
 	{"disconnect", "", "the vocabulary of endings stands alone"},
 	{"clock", "", "the clock stands alone"},
+	{"task", "", "goroutines with an owner stand alone"},
 	{"mqtt/packet", "", "the codec stands alone, to be fuzzed alone"},
 	{"mqtt/topic", "", "topics stand alone"},
 	{"arm", "mqtt/", "the control plane does not know MQTT"},

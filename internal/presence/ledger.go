@@ -30,6 +30,7 @@ import (
 	"rollcall/internal/clock"
 	"rollcall/internal/disconnect"
 	"rollcall/internal/store"
+	"rollcall/internal/task"
 )
 
 // Why a claim can fail. Compare with errors.Is; a failed claim leaves a
@@ -106,7 +107,7 @@ type Ledger struct {
 	self      Incarnation
 	metrics   *metrics
 
-	work tasks // goroutines that reload or resolve
+	work task.Group // goroutines that reload or resolve
 
 	seed   maphash.Seed
 	shards [64]shard

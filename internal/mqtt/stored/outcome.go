@@ -3,7 +3,6 @@ package stored
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"rollcall/internal/store"
@@ -32,47 +31,4 @@ func (st *Store) resolve(id store.ID, r store.Result) store.Result {
 		return known
 	}
 	return r
-}
-
-// tasks are goroutines that somebody may wait for while others still begin,
-// which a sync.WaitGroup forbids.
-type tasks struct {
-	mu      sync.Mutex
-	running int
-	idle    chan struct{} // closed when running falls to zero; nil if nobody waits
-}
-
-// Go runs f on a goroutine of its own.
-func (t *tasks) Go(f func()) {
-	t.mu.Lock()
-	t.running++
-	t.mu.Unlock()
-	go func() {
-		defer t.done()
-		f()
-	}()
-}
-
-func (t *tasks) done() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.running--; t.running == 0 && t.idle != nil {
-		close(t.idle)
-		t.idle = nil
-	}
-}
-
-// Wait returns at a moment when none runs.
-func (t *tasks) Wait() {
-	t.mu.Lock()
-	if t.running == 0 {
-		t.mu.Unlock()
-		return
-	}
-	if t.idle == nil {
-		t.idle = make(chan struct{})
-	}
-	idle := t.idle
-	t.mu.Unlock()
-	<-idle
 }

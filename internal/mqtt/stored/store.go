@@ -11,6 +11,7 @@ import (
 
 	"rollcall/internal/clock"
 	"rollcall/internal/store"
+	"rollcall/internal/task"
 )
 
 // DefaultGrace is the default of Options.Grace.
@@ -47,8 +48,8 @@ type Store struct {
 	refs       references
 	due        []dueFloor
 	retained   *retained
-	groups     sync.Pool // of *group
-	work       tasks     // goroutines that ask for outcomes
+	groups     sync.Pool  // of *group
+	work       task.Group // goroutines that ask for outcomes
 }
 
 // Open returns a Store on what the engine holds, having read the topics of
