@@ -46,7 +46,20 @@ func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions)
 		a.tokens = append(a.tokens, settled{token: token, codes: q.Codes})
 		return
 	}
-	c.b.store.Subscribe(bx.key, subs, func(err error) {
+	c.b.store.Subscribe(bx.key, subs, c.requested(q, token, func() {
+		for i := range q.Subscriptions {
+			if sub := &q.Subscriptions[i]; !q.Codes[i].Failed() {
+				bx.subscribe(sub.Filter, c.granted(sub))
+			}
+		}
+	}, func() { c.replay(q) }))
+}
+
+// requested returns what is told, on the engine's goroutine, what became of a
+// SUBSCRIBE or UNSUBSCRIBE of a stored session: it has now put it into effect,
+// acknowledges it, and then calls after.
+func (c *conn) requested(q *session.Request, token uint64, now, after func()) func(error) {
+	return func(err error) {
 		r := c.b.begin()
 		r.remote = true
 		defer c.b.done(r)
@@ -55,14 +68,10 @@ func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions)
 			c.subscribeFailed(r, q, token, err)
 			return
 		}
-		for i := range q.Subscriptions {
-			if sub := &q.Subscriptions[i]; !q.Codes[i].Failed() {
-				bx.subscribe(sub.Filter, c.granted(sub))
-			}
-		}
+		now()
 		c.committed(r, token, 0, q.Codes)
-		c.replay(q)
-	})
+		after()
+	}
 }
 
 func (c *conn) subscribeFailed(r *round, q *session.Request, token uint64, err error) {
@@ -163,20 +172,11 @@ func (c *conn) unsubscribe(q *session.Request, token uint64, a *actions) {
 		a.tokens = append(a.tokens, settled{token: token, codes: q.Codes})
 		return
 	}
-	c.b.store.Unsubscribe(bx.key, filters, func(err error) {
-		r := c.b.begin()
-		r.remote = true
-		defer c.b.done(r)
-		defer c.guard(r)
-		if err != nil {
-			c.subscribeFailed(r, q, token, err)
-			return
-		}
+	c.b.store.Unsubscribe(bx.key, filters, c.requested(q, token, func() {
 		for _, f := range filters {
 			bx.unsubscribe(f)
 		}
-		c.committed(r, token, 0, q.Codes)
-	})
+	}, func() {}))
 }
 
 // replay sends the retained messages that a SUBSCRIBE asks for (3.3.1.3).
