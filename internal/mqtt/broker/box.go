@@ -53,7 +53,7 @@ type box struct {
 	asleep    time.Time            // since when the client that is connected now was away; zero: it was not, or always
 	sentKnown bool                 // there was one since the start
 	cursor    stored.Cursor        // given to conn up to here
-	last      stored.Cursor        // of the newest entry that is known to be durable
+	last      stored.Cursor        // of the newest entry that is known to be durable, or the start of this run
 	behind    bool                 // there are entries after cursor
 	feeding   bool                 // somebody is giving conn what it has room for
 	dead      bool                 // ended
@@ -69,7 +69,7 @@ type delivered struct {
 const entryOverhead = 64
 
 func (b *Broker) newBox(rl *realm, meta stored.Session) *box {
-	return &box{b: b, realm: rl, name: meta.Name, key: meta.Key(), meta: meta}
+	return &box{b: b, realm: rl, name: meta.Name, key: meta.Key(), meta: meta, last: b.store.Start()}
 }
 
 func (bx *box) grant() grant { return grant{box: bx} }
@@ -297,9 +297,9 @@ func (bx *box) settle(by *conn, id uint16) {
 	delete(bx.out, id)
 	delete(bx.sent, id)
 	bx.release(id, d.size)
+	bx.b.store.Settle(bx.key, d.ref) // under the lock: it is in out, or settled
 	c := bx.conn
 	bx.mu.Unlock()
-	bx.b.store.Settle(bx.key, d.ref)
 	if c != nil {
 		c.mu.Lock()
 		c.signalRoom()
@@ -448,6 +448,8 @@ func (bx *box) feedPage(r *round) bool {
 		return false
 	}
 	bx.mu.Unlock()
+	defer c.guard(r)
+	defer bx.b.store.Reading()()
 	page, err := bx.b.store.Pending(bx.key, &cursor, pageMessages, pageBytes)
 	if err != nil {
 		bx.b.opts.Log.Error("the queue of a session cannot be read", "session", bx.name, "err", err)
@@ -471,9 +473,16 @@ func (bx *box) givePage(r *round, c *conn, from stored.Cursor, page *stored.Page
 		bx.feeding = false
 		return false
 	}
+	more := page.More
 	for i := range page.Entries {
 		e := &page.Entries[i]
-		if _, have := bx.out[e.PacketID]; have { // resent at the beginning of the connection
+		if after(bx.last, e.Ref.Cursor()) { // committed is about to be told of it
+			more, page.Index = false, bx.last.Index
+			break
+		}
+		// Given before, if the connection began with it or the cursor was set
+		// back; settled since the page was read, perhaps.
+		if _, have := bx.out[e.PacketID]; have || bx.b.store.Settled(e.Ref) {
 			bx.cursor = e.Ref.Cursor()
 			continue
 		}
@@ -484,13 +493,13 @@ func (bx *box) givePage(r *round, c *conn, from stored.Cursor, page *stored.Page
 		}
 		bx.given(e.Ref, e.PacketID, e.Size, true)
 	}
-	if page.More {
+	if more || page.Index < bx.last.Index {
 		return true
 	}
-	// Everything up to the page's index has been given.
-	if page.Index >= bx.last.Index {
-		bx.behind, bx.feeding = false, false
-		return false
+	// Everything up to the last has been given.
+	if after(bx.cursor, bx.last) {
+		bx.cursor = bx.last
 	}
-	return true
+	bx.behind, bx.feeding = false, false
+	return false
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/store"
@@ -25,6 +26,17 @@ type Page struct {
 	// entry with an index up to it has been returned, now or before.
 	Index uint64
 }
+
+// Start is where this run begins in every queue: entries up to it are of
+// earlier runs.
+func (st *Store) Start() Cursor { return Cursor{Index: st.refs.start, Ordinal: math.MaxUint16} }
+
+// Reading has Settled answer exactly for the entries of pages that are read
+// until done is called, which must not take long.
+func (st *Store) Reading() (done func()) { return st.reap.enter() }
+
+// Settled reports whether an entry that was read has been settled since.
+func (st *Store) Settled(ref Ref) bool { return st.reap.isDying(ref.sequence()) }
 
 // Pending returns the entries of a session's queue after a cursor, nil meaning
 // from the beginning, in the order of their commits: at least one if there is
