@@ -69,12 +69,12 @@ type loadChunk struct {
 
 func (c *loadChunk) build(b *Broker) {
 	boxes := make([]box, len(c.sessions))
-	from := 0
+	from, start := 0, b.store.Start()
 	for i := range c.sessions {
 		meta := &c.sessions[i]
 		rl := b.realm(meta.Realm)
 		bx := &boxes[i]
-		bx.b, bx.realm, bx.name, bx.key, bx.meta = b, rl, meta.Name, meta.Key(), *meta
+		bx.b, bx.realm, bx.name, bx.key, bx.meta, bx.last = b, rl, meta.Name, meta.Key(), *meta, start
 		rl.install(bx)
 		for j := from; j < c.ends[i]; j++ {
 			sub := &c.subs[j]
