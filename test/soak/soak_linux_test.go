@@ -23,11 +23,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// settings keep little history, so that its size is steady soon.
+// settings keep little history, so that its size is steady soon, and few
+// connections to the receiver: those of a burst stay for a while, idle.
 const settings = `
 mqtt: {connectTimeout: 5s}
 ledger: {age: 1m, bytes: 16777216}
-delivery: {retention: {age: 1m, bytes: 16777216}}
+delivery: {maxInFlight: 8, retention: {age: 1m, bytes: 16777216}}
 storage: {lowWater: 67108864, reserve: 16777216}
 log: {level: warn}
 `
