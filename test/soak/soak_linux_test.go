@@ -82,7 +82,7 @@ func thirds(all []sample) (first, last []sample) {
 func grown(all []sample) (found []string) {
 	first, last := thirds(all)
 	if len(first) < 10 {
-		return []string{"there are too few samples"}
+		return []string{fmt.Sprintf("too few samples to judge by: %d of %d since the server was warm", 3*len(first), len(all))}
 	}
 	for _, m := range measures {
 		was, is := median(first, m.of), median(last, m.of)
@@ -130,8 +130,8 @@ func TestGrown(t *testing.T) {
 		{"something else leaks", func(k int64, s *sample) { s.resident += k * 3 * leak / 2 }, []string{"resident bytes"}},
 		{"goroutines stay", func(k int64, s *sample) { s.goroutines += int(k) }, []string{"goroutines"}},
 		{"descriptors stay", func(k int64, s *sample) { s.descriptors += int(k) }, []string{"descriptors"}},
-		{"little was done", func(_ int64, s *sample) { s.commits /= 5 }, []string{"too few"}},
-		{"it was warm late", func(_ int64, s *sample) { s.commits = s.commits * 3 / 10 }, []string{"too few"}},
+		{"little was done", func(_ int64, s *sample) { s.commits /= 5 }, []string{"too few samples"}},
+		{"it was warm late", func(_ int64, s *sample) { s.commits = s.commits * 3 / 10 }, []string{"too few samples"}},
 	} {
 		found := grown(series(tc.edit))
 		if len(found) != len(tc.want) || len(found) > 0 && !strings.Contains(found[0], tc.want[0]) {
