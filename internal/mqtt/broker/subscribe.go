@@ -19,20 +19,20 @@ func (c *conn) granted(sub *session.Subscription) grant {
 }
 
 // subscribe gives the client its subscriptions: those of a stored session once
-// they are durable. Then come SUBACK and the retained messages.
+// they are durable. SUBACK goes before any message that they bring, although it
+// need not (3.8.4), unless an earlier acknowledgement is held up or the
+// subscription is shared; the retained messages come last.
 func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions) {
 	c.listens = true
 	c.attendTo(q)
 	bx := c.box
 	if bx == nil {
-		for i := range q.Subscriptions {
-			if sub := &q.Subscriptions[i]; !q.Codes[i].Failed() {
-				c.share(sub.Filter)
-				c.realm.subscribe(c, sub.Filter, c.granted(sub))
-			}
-		}
-		a.tokens = append(a.tokens, settled{token: token, codes: q.Codes})
-		c.settle(r, a)
+		c.settle(r, a) // acknowledgements that are owed before
+		c.grantShared(q, func(sub *session.Subscription) {
+			c.share(sub.Filter)
+			c.realm.subscribe(c, sub.Filter, c.granted(sub))
+		})
+		c.acknowledge(r, token, q, func() { c.grant(q, c) })
 		c.replay(q)
 		return
 	}
@@ -46,19 +46,64 @@ func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions)
 		a.tokens = append(a.tokens, settled{token: token, codes: q.Codes})
 		return
 	}
-	c.b.store.Subscribe(bx.key, subs, c.requested(q, token, func() {
-		for i := range q.Subscriptions {
-			if sub := &q.Subscriptions[i]; !q.Codes[i].Failed() {
-				bx.subscribe(sub.Filter, c.granted(sub))
+	c.b.store.Subscribe(bx.key, subs, c.requested(q, token, func(r *round) {
+		c.grantShared(q, func(sub *session.Subscription) { bx.subscribe(sub.Filter, c.granted(sub)) })
+		alive := !bx.isDead()
+		c.acknowledge(r, token, q, func() {
+			if alive {
+				c.grant(q, bx)
 			}
+		})
+		if alive && bx.isDead() { // end may have come too early to remove them
+			c.realm.tree.RemoveAll(bx)
 		}
-	}, func() { c.replay(q) }))
+		c.replay(q)
+	}))
+}
+
+// acknowledge answers a SUBSCRIBE and calls now before anything else can be
+// sent to the client, and before the client can know: its subscriptions are in
+// effect once it does.
+func (c *conn) acknowledge(r *round, token uint64, q *session.Request, now func()) {
+	a := takeActions()
+	c.acknowledgeLocked(r, token, q, now, a)
+	c.perform(r, a)
+	a.put()
+}
+
+func (c *conn) acknowledgeLocked(r *round, token uint64, q *session.Request, now func(), a *actions) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stepLocked(r, session.Input{Kind: session.Committed, Token: token, Codes: q.Codes}, a)
+	now()
+}
+
+// grant makes h the holder of the subscriptions that are not shared. The caller
+// holds the connection's lock.
+func (c *conn) grant(q *session.Request, h holder) {
+	for i := range q.Subscriptions {
+		sub := &q.Subscriptions[i]
+		if _, _, shared, _ := topic.ParseShared(sub.Filter); !shared && !q.Codes[i].Failed() {
+			c.realm.tree.Subscribe(sub.Filter, h, c.granted(sub))
+		}
+	}
+}
+
+// grantShared calls f for the shared subscriptions. Groups ask connections
+// whether they are ready, so theirs are not given under a connection's lock.
+func (c *conn) grantShared(q *session.Request, f func(*session.Subscription)) {
+	for i := range q.Subscriptions {
+		sub := &q.Subscriptions[i]
+		if _, _, shared, _ := topic.ParseShared(sub.Filter); shared && !q.Codes[i].Failed() {
+			f(sub)
+		}
+	}
 }
 
 // requested returns what is told, on the engine's goroutine, what became of a
-// SUBSCRIBE or UNSUBSCRIBE of a stored session: it has now put it into effect,
-// acknowledges it, and then calls after.
-func (c *conn) requested(q *session.Request, token uint64, now, after func()) func(error) {
+// SUBSCRIBE or UNSUBSCRIBE of a stored session. Now puts it into effect and
+// acknowledges it.
+func (c *conn) requested(q *session.Request, token uint64, now func(*round)) func(error) {
 	return func(err error) {
 		r := c.b.begin()
 		r.remote = true
@@ -68,9 +113,7 @@ func (c *conn) requested(q *session.Request, token uint64, now, after func()) fu
 			c.subscribeFailed(r, q, token, err)
 			return
 		}
-		now()
-		c.committed(r, token, 0, q.Codes)
-		after()
+		now(r)
 	}
 }
 
@@ -172,11 +215,12 @@ func (c *conn) unsubscribe(q *session.Request, token uint64, a *actions) {
 		a.tokens = append(a.tokens, settled{token: token, codes: q.Codes})
 		return
 	}
-	c.b.store.Unsubscribe(bx.key, filters, c.requested(q, token, func() {
+	c.b.store.Unsubscribe(bx.key, filters, c.requested(q, token, func(r *round) {
 		for _, f := range filters {
 			bx.unsubscribe(f)
 		}
-	}, func() {}))
+		c.committed(r, token, 0, q.Codes)
+	}))
 }
 
 // replay sends the retained messages that a SUBSCRIBE asks for (3.3.1.3).
