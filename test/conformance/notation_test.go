@@ -23,7 +23,6 @@ import (
 //	<p>          a Packet Identifier: the server's choice where it is first met, the same from then on
 //	"*n"         a text of the server's choice where it is first met, the same from then on
 //	u32:2..5     a number of four bytes within the bounds
-//	{*}          properties that are at most one Reason String
 //	?? ??*7      any byte, or so many of them
 type node struct {
 	kind byte // one of the below
@@ -38,7 +37,6 @@ type node struct {
 const (
 	literal  = 'b'
 	group    = '['
-	reason   = '*'
 	anything = '?'
 	number   = 'u'
 	ident    = '<'
@@ -81,9 +79,6 @@ func (p *compiler) list(end byte) (list []node, err error) {
 
 func (p *compiler) node(c byte) (node, error) {
 	switch {
-	case strings.HasPrefix(p.rest, "{*}"):
-		p.rest = p.rest[3:]
-		return node{kind: reason}, nil
 	case c == '[' || c == '{':
 		p.rest = p.rest[1:]
 		list, err := p.list(c + 2)
@@ -250,9 +245,6 @@ func (n names) step(d *node, b []byte) ([]byte, error) {
 		return nil, errDiffers
 	}
 	body, rest := b[at:at+size], b[at+size:]
-	if d.kind == reason {
-		return rest, judgeReason(body)
-	}
 	return rest, n.match(d.list, body)
 }
 
@@ -274,17 +266,6 @@ func (n names) choice(d *node, b []byte) ([]byte, error) {
 	return b[size:], nil
 }
 
-// judgeReason accepts no property, and one Reason String.
-func judgeReason(b []byte) error {
-	if len(b) == 0 {
-		return nil
-	}
-	if len(b) < 3 || b[0] != 0x1F || len(b) != 3+(int(b[1])<<8|int(b[2])) || !utf8.Valid(b[3:]) || bytes.IndexByte(b[3:], 0) >= 0 {
-		return errDiffers
-	}
-	return nil
-}
-
 // TestNotation checks the notation itself: what must not match does not.
 func TestNotation(t *testing.T) {
 	for _, c := range []struct {
@@ -296,12 +277,10 @@ func TestNotation(t *testing.T) {
 		{`30 [ "t" {} 'x' ]`, "30 05 0001 74 00 79", false},
 		{`30 [ "t" {} 'x' ]`, "30 06 0001 74 00 78 78", false},
 		{`30 [ "t" {} 'x' ]`, "30 85 00 0001 74 00 78", false},
-		{`E0 [ 81 {*} ]`, "E0 02 81 00", true},
-		{`E0 [ 81 {*} ]`, "E0 06 81 04 1F 0001 61", true},
-		{`E0 [ 81 {*} ]`, "E0 01 81", false},
-		{`E0 [ 81 {*} ]`, "E0 06 82 04 1F 0001 61", false},
-		{`E0 [ 81 {*} ]`, "E0 07 81 05 26 0001 61 00", false},
-		{`E0 [ 81 {*} ]`, "E0 06 81 04 1F 0001 FF", false},
+		{`E0 [ 81 {1F "*why"} ]`, "E0 06 81 04 1F 0001 61", true},
+		{`E0 [ 81 {1F "*why"} ]`, "E0 05 81 03 1F 0000", false},
+		{`E0 [ 81 {1F "*why"} ]`, "E0 06 81 04 1F 0001 FF", false},
+		{`E0 [ 81 {1F "*why"} ]`, "E0 01 81", false},
 		{`40 [ <p> ]`, "40 02 0000", false},
 		{`40 [ <p> <p> ]`, "40 04 0001 0002", false},
 		{`40 [ <p> <p> ]`, "40 04 0001 0001", true},

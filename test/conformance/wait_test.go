@@ -15,7 +15,7 @@ func (c *client) synced(five bool) {
 		props = "{}"
 	}
 	c.send("33 [ " + topic + " FFFC " + props + " 's' ]")
-	c.expect("40 02 FFFC")
+	c.expectAny("40 02 FFFC", "40 03 FFFC 10")
 	c.send("82 [ FFFC " + props + topic + " 00 ]")
 	c.expect("90 [ FFFC " + props + " 00 ]")
 	c.expect("31 [ " + topic + props + " 's' ]")

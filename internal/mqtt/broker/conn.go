@@ -238,8 +238,8 @@ func (c *conn) perform(r *round, a *actions) {
 		case session.Authenticate: // no method is offered, so the session asks for none
 			c.step(r, session.Input{Kind: session.Refused, Code: packet.BadAuthenticationMethod})
 		case session.Route:
-			if c.route(r, t.Message, t.Token, t.PacketID) && t.Token != 0 {
-				a.tokens = append(a.tokens, settled{token: t.Token})
+			if code, ok := c.route(r, t.Message, t.Token, t.PacketID); ok && t.Token != 0 {
+				a.tokens = append(a.tokens, settled{token: t.Token, code: code})
 			}
 		case session.Subscribe:
 			c.subscribe(r, t.Request, t.Token, a)

@@ -1,8 +1,6 @@
 package broker
 
 import (
-	"errors"
-
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 )
@@ -60,7 +58,7 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 			err = r.decode(c.s.Version(), in.Frame, &in)
 		}
 		if err != nil {
-			in.Kind, in.Text, in.Err = session.Garbled, packet.TypeOf(data[used]).String(), violation(err)
+			in.Kind, in.Text, in.Err = session.Garbled, packet.TypeOf(data[used]).String(), packet.BlameClient(data[used], err)
 		} else {
 			r.in[in.Packet.Type()&15]++
 		}
@@ -71,15 +69,6 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 		used += n
 	}
 	return used, more
-}
-
-// violation is err as the codec tells it.
-func violation(err error) *packet.Error {
-	var e *packet.Error
-	if !errors.As(err, &e) {
-		e = &packet.Error{Code: packet.MalformedPacket, Message: err.Error()}
-	}
-	return e
 }
 
 // isPlain reports whether a packet that begins so is a PUBLISH with QoS 0.

@@ -16,8 +16,8 @@ import (
 // [MQTT-3.3.4-2], and to one member of each shared subscription. It is the
 // owner's, so messages of one publisher arrive in its order: at once where the
 // session ends with its connection, once the message is stored where it does
-// not. Token is settled by then; route reports whether it is.
-func (c *conn) route(r *round, m *session.Message, token uint64, id uint16) (settled bool) {
+// not. Token is settled by then; route reports whether it is, and with what.
+func (c *conn) route(r *round, m *session.Message, token uint64, id uint16) (code packet.ReasonCode, settled bool) {
 	r.byQoS[m.QoS]++
 	if bx := c.box; bx != nil && m.QoS == packet.QoS2 {
 		bx.noteInbound(id, false)
@@ -27,8 +27,8 @@ func (c *conn) route(r *round, m *session.Message, token uint64, id uint16) (set
 		p = newPublisher(c, token, id)
 		c.b.retain(r, c.realm, m, p)
 	}
-	p = c.b.fanOut(r, c.realm, m, p, c, token, id)
-	return p == nil || p.routed(r)
+	p, code = c.b.fanOut(r, c.realm, m, p, c, token, id)
+	return code, p == nil || p.routed(r)
 }
 
 // publisher waits for the parts of a message to be stored: its queue entries
@@ -38,6 +38,7 @@ type publisher struct {
 	token   uint64            // 0: nobody waits
 	id      uint16            // of QoS 2
 	then    func(stored bool) // called once all parts are decided; may be nil
+	code    packet.ReasonCode // for the client once all parts are stored
 	parts   atomic.Int32
 	failure atomic.Pointer[error] // the first
 }
@@ -103,7 +104,7 @@ func (p *publisher) settle(r *round) {
 		return
 	}
 	if failure == nil {
-		c.committed(r, p.token, packet.Success, nil)
+		c.committed(r, p.token, p.code, nil)
 		return
 	}
 	if bx := c.box; bx != nil && p.id != 0 {
@@ -122,8 +123,9 @@ func (p *publisher) settle(r *round) {
 }
 
 // fanOut hands m to its subscribers. Where it is to be stored first, p, made if
-// it is nil, is told when it is.
-func (b *Broker) fanOut(r *round, rl *realm, m *session.Message, p *publisher, c *conn, token uint64, id uint16) *publisher {
+// it is nil, is told when it is. The code is for the publisher: whether there
+// was anybody, section 3.4.2.1.
+func (b *Broker) fanOut(r *round, rl *realm, m *session.Message, p *publisher, c *conn, token uint64, id uint16) (*publisher, packet.ReasonCode) {
 	f := r.takeFan()
 	defer r.putFan(f)
 	f.found = rl.tree.Match(m.Topic, f.found[:0])
@@ -154,11 +156,18 @@ func (b *Broker) fanOut(r *round, rl *realm, m *session.Message, p *publisher, c
 				Retain: t.retain, SubscriptionIDs: append([]uint32(nil), f.idsOf(t)...), Share: t.share})
 		}
 	}
+	code := packet.Success
+	if len(f.to) == 0 {
+		code = packet.NoMatchingSubscribers
+	}
+	if p != nil {
+		p.code = code
+	}
 	if keep != nil {
 		p.part()
 		b.keep(r, keep)
 	}
-	return p
+	return p, code
 }
 
 // publication is a message on its way to the store.

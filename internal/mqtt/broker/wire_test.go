@@ -59,7 +59,7 @@ func TestConversations(t *testing.T) {
 			hello5 + "820b 0001 00 0001 61 00 0001 2b 01" + "3206 0001 61 0009 00" + "c000 e000",
 			ok5 + "9005 0001 00 00 01" + "3206 0001 61 0001 00" + "4002 0009" + "d000", disconnect.ClientInitiatedDisconnect},
 		{"5: PUBACKs in order", hello5 + "3206 0001 61 0005 00" + "3208 0003 245379 0006 00" + "3206 0001 61 0007 00" + "e000",
-			ok5 + "4002 0005" + "4003 0006 87" + "4002 0007", disconnect.ClientInitiatedDisconnect},
+			ok5 + "4003 0005 10" + "4003 0006 87" + "4003 0007 10", disconnect.ClientInitiatedDisconnect},
 		{"5: topic alias", hello5 + "8207 0001 00 0001 61 00" + "3007 0001 61 03 23 0001" + "3006 0000 03 23 0001" + "e000",
 			ok5 + "9004 0001 00 00" + "3004 0001 61 00" + "3004 0001 61 00", disconnect.ClientInitiatedDisconnect},
 		{"5: message expiry is passed on", hello5 + "8207 0001 00 0001 61 00" + "3009 0001 61 05 02 0000000a" + "e000",

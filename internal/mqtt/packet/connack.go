@@ -180,6 +180,12 @@ func (c *Connack) withoutProblemInformation(keepReason bool) Packet {
 	out.UserProperties = nil
 	if !keepReason {
 		out.ReasonString = ""
+		for _, f := range []*Optional[bool]{&out.RetainAvailable, &out.WildcardSubscriptionAvailable,
+			&out.SubscriptionIdentifiersAvailable, &out.SharedSubscriptionAvailable} {
+			if f.Value { // absent says the same
+				*f = Optional[bool]{}
+			}
+		}
 	}
 	return &out
 }

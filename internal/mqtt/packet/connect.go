@@ -27,6 +27,7 @@ type Connect struct {
 	TopicAliasMaximum          uint16
 	RequestResponseInformation bool
 	NoProblemInformation       bool // Request Problem Information is 0; its default is 1
+	AsksProblemInformation     bool // Request Problem Information is there and 1
 	AuthenticationMethod       string
 	AuthenticationData         []byte // nil is absent
 	UserProperties             []UserProperty
@@ -69,12 +70,12 @@ func (c *Connect) Decode(_ Version, frame []byte) error {
 		c.properties(&r)
 	}
 	c.CleanStart = flags&connectClean != 0
-	c.ClientID = string(r.text())
+	c.ClientID = string(r.name())
 	if flags&connectWill != 0 {
 		c.Will = decodeWill(&r, c.Version, flags)
 	}
 	if flags&connectUserName != 0 {
-		c.UserName = Some(string(r.text())) // [MQTT-3.1.3-12]
+		c.UserName = Some(string(r.name())) // [MQTT-3.1.3-12]
 	}
 	if flags&connectPassword != 0 {
 		c.Password = r.binary()
@@ -135,7 +136,8 @@ func (c *Connect) properties(r *reader) {
 		case propRequestResponseInformation:
 			c.RequestResponseInformation = b.flag()
 		case propRequestProblemInformation:
-			c.NoProblemInformation = !b.flag()
+			c.AsksProblemInformation = b.flag()
+			c.NoProblemInformation = !c.AsksProblemInformation
 		case propUserProperty:
 			c.UserProperties = b.userProperty(c.UserProperties)
 		case propAuthenticationMethod:
@@ -230,8 +232,8 @@ func (c *Connect) appendProperties(w *writer) {
 	if c.RequestResponseInformation {
 		w.propFlag(propRequestResponseInformation, Some(true))
 	}
-	if c.NoProblemInformation {
-		w.propFlag(propRequestProblemInformation, Some(false))
+	if c.NoProblemInformation || c.AsksProblemInformation {
+		w.propFlag(propRequestProblemInformation, Some(!c.NoProblemInformation))
 	}
 	w.userProperties(c.UserProperties)
 	w.propText(propAuthenticationMethod, c.AuthenticationMethod)

@@ -82,8 +82,9 @@ type problemInformation interface {
 // AppendLimited appends p to dst in at most max bytes, the Maximum Packet Size
 // of the receiver; max 0 means no limit. A packet that is too large loses its
 // User Properties, then its Reason String ([MQTT-3.2.2-19], [MQTT-3.2.2-20],
-// [MQTT-3.4.2-2], [MQTT-3.14.2-3] and their like); p itself is not changed. If that does not suffice, or p is
-// of a type that cannot lose any, it returns dst unchanged and an error with
+// [MQTT-3.4.2-2], [MQTT-3.14.2-3] and their like), and CONNACK with it what
+// only says that something is available, as the lack of it does; p itself is
+// not changed. If that does not suffice, or p is of a type that cannot lose any, it returns dst unchanged and an error with
 // the code PacketTooLarge: such a packet must not be sent [MQTT-3.1.2-24].
 func AppendLimited(dst []byte, p Packet, v Version, max uint32) ([]byte, error) {
 	out, err := p.AppendTo(dst, v)

@@ -3,6 +3,7 @@ package packet
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -99,6 +100,21 @@ func TestEncodingFor311LeavesOutWhatIsNew(t *testing.T) {
 		if want := parseWire(t, tt.want); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: %v\ngot  % X\nwant % X", dump(tt.p), err, got, want)
 		}
+	}
+}
+
+func TestAppendLimitedConnack(t *testing.T) {
+	full := &Connack{ReceiveMaximum: 100, TopicAliasMaximum: 4, RetainAvailable: Some(true), WildcardSubscriptionAvailable: Some(true),
+		SubscriptionIdentifiersAvailable: Some(false), SharedSubscriptionAvailable: Some(true)}
+	const said, needed = "20 11 00 00 0E 21 00 64 25 01 22 00 04 28 01 29 00 2A 01", "20 0B 00 00 08 21 00 64 22 00 04 29 00"
+	for limit, want := range map[uint32]string{0: said, 19: said, 18: needed, 13: needed, 12: ""} {
+		got, err := AppendLimited(nil, full, V5, limit)
+		if fmt.Sprintf("% X", got) != want || (err != nil) != (want == "") {
+			t.Errorf("limited to %d: % X, %v, want %s", limit, got, err, want)
+		}
+	}
+	if !full.RetainAvailable.Set {
+		t.Error("the packet changed")
 	}
 }
 

@@ -52,7 +52,7 @@ func (p *Publish) Decode(v Version, frame []byte) error {
 	p.Dup = flags&publishDup != 0
 	p.QoS = QoS(flags >> 1 & 3)
 	p.Retain = flags&publishRetain != 0
-	p.Topic = r.text() // [MQTT-3.3.2-1]
+	p.Topic = r.name() // [MQTT-3.3.2-1]
 	if p.QoS > QoS0 {
 		p.PacketID = r.packetID()
 	}

@@ -93,6 +93,25 @@ func (r *reader) text() []byte {
 	return b
 }
 
+// name reads a UTF-8 Encoded String that names something: a client, a user or
+// a topic. Such names go into logs, addresses and events, so the leave of 1.5.4
+// to refuse control characters is taken here, but not for other strings.
+func (r *reader) name() []byte {
+	b := r.binary()
+	if isPlain(b) {
+		return b
+	}
+	if e := checkText(b); e != nil {
+		r.fail(e)
+		return nil
+	}
+	if hasControl(b) {
+		r.fail(malformed("1.5.4", "a name contains a control character"))
+		return nil
+	}
+	return b
+}
+
 // rest returns what is left, nil if nothing is.
 func (r *reader) rest() []byte {
 	if len(r.b) == 0 {

@@ -1,5 +1,7 @@
 package packet
 
+import "errors"
+
 // CheckFromClient returns an [*Error] if no client may send p, whatever came
 // before it: a packet of the server's, or one with contents that are only the
 // server's. p has been decoded.
@@ -24,6 +26,22 @@ func CheckFromClient(p Packet) error {
 		}
 	}
 	return nil
+}
+
+// BlameClient returns err, which is what the codec said of a packet from a
+// client that begins with the byte first, as an [*Error]. Whatever else is
+// wrong with a packet that only a server sends, that it came is a Protocol
+// Error.
+func BlameClient(first byte, err error) *Error {
+	switch TypeOf(first) {
+	case CONNACK, SUBACK, UNSUBACK, PINGRESP:
+		return protocolError("2.1.2", "only a server sends packets of the type")
+	}
+	var e *Error
+	if !errors.As(err, &e) {
+		return malformed("2.1.4", err.Error())
+	}
+	return e
 }
 
 // fromClient reports whether table 3-10 lets a client send a DISCONNECT with

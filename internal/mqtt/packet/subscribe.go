@@ -63,7 +63,7 @@ func (s *Subscribe) Decode(v Version, frame []byte) error {
 
 // filter reads a Topic Filter of at least one character.
 func (r *reader) filter() string {
-	f := string(r.text())
+	f := string(r.name())
 	if f == "" && r.err == nil {
 		r.fail(malformed("MQTT-4.7.3-1", "the Topic Filter is empty"))
 	}

@@ -28,7 +28,7 @@ func decodeWill(r *reader, v Version, flags byte) *Will {
 	if v == V5 {
 		w.properties(r)
 	}
-	w.Topic = r.text() // [MQTT-3.1.3-11]
+	w.Topic = r.name() // [MQTT-3.1.3-11]
 	if r.err == nil {
 		if e := checkTopicName(w.Topic, v); e != nil {
 			r.fail(e)

@@ -37,7 +37,6 @@ type Config struct {
 	FatalNegativeAck bool // a PUBACK or PUBREC with a failure code ends the connection
 	ExpiryZeroNever  bool // Message Expiry Interval 0 means that it never expires
 	CheckPayload     bool // payloads that are said to be UTF-8 are checked
-	NoReasonStrings  bool // reason codes only, for peers that compare bytes
 
 	MaxInflight uint16 // unacknowledged QoS 1 and 2 messages to the client, 1 to 65,535
 	// QueueMessages and QueueBytes (of their content) are how much may wait in

@@ -24,7 +24,7 @@ func (s *Session) stepConnecting(in *Input, now time.Time, out []Action) []Actio
 		// A CONNECT that could be read far enough gets a CONNACK in its
 		// dialect; anything else just closes.
 		if c, ok := in.Packet.(*packet.Connect); ok && c != nil && (c.Version != 0 || in.Err.Clause == "MQTT-3.1.2-2") { // 0 is a level, too
-			s.version = c.Version.Dialect()
+			s.version, s.reasons = c.Version.Dialect(), c.AsksProblemInformation
 			return s.refuse(in.Err.Code, in.Err.Message, out)
 		}
 		return s.shut(out)
@@ -48,7 +48,7 @@ func (s *Session) shut(out []Action) []Action {
 // refuse answers CONNECT with a failure and closes (3.1.4 of both versions).
 func (s *Session) refuse(code packet.ReasonCode, text string, out []Action) []Action {
 	if s.version == packet.V5 || packet.ConnackReturnCode(code) != packet.NoReturnCode {
-		if s.cfg.NoReasonStrings {
+		if !s.reasons {
 			text = ""
 		}
 		if s.version == packet.V5 {
@@ -62,7 +62,7 @@ func (s *Session) refuse(code packet.ReasonCode, text string, out []Action) []Ac
 func (s *Session) connect(c *packet.Connect, out []Action) []Action {
 	s.version = c.Version
 	s.sizeMax = c.MaximumPacketSize
-	s.quiet = c.NoProblemInformation
+	s.quiet, s.reasons = c.NoProblemInformation, c.AsksProblemInformation
 	if code, text := s.judge(c); code != 0 {
 		return s.refuse(code, text, out)
 	}

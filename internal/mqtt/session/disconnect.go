@@ -66,7 +66,7 @@ func (s *Session) end(e Ending, code packet.ReasonCode, will bool, out []Action)
 		p := &packet.Disconnect{ReasonCode: code}
 		switch e.Reason {
 		case disconnect.ClientError, disconnect.ClientAuthorizationError, disconnect.SessionOverflow:
-			if !s.cfg.NoReasonStrings {
+			if s.reasons {
 				p.ReasonString = e.Evidence.Detail
 			}
 		}

@@ -39,6 +39,7 @@ type Session struct {
 	version packet.Version
 	assign  bool // the server made the client id
 	quiet   bool // no problem information wanted
+	reasons bool // the client asked for Reason Strings, rather than not to be spared them
 	stored  bool // see Admission.Stored
 
 	keepAlive   uint16 // seconds, effective; 0: none

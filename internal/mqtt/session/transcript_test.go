@@ -137,8 +137,6 @@ func configure(t *testing.T, c *session.Config, args map[string]string) {
 			c.MaxWillDelay = uint32(n)
 		case "auth":
 			c.AuthMethods = strings.Split(v, ",")
-		case "noReasons":
-			c.NoReasonStrings = true
 		case "inflight":
 			c.MaxInflight = uint16(n)
 		case "receiveMaximum":
@@ -195,7 +193,7 @@ func (r *reader) input(verb string, a map[string]string) session.Input {
 			Version: packet.Version(num("v")), ClientID: a["id"], CleanStart: a["clean"] != "false",
 			KeepAlive: uint16(num("keep")), ReceiveMaximum: 65535, SessionExpiryInterval: uint32(num("expiry")),
 			MaximumPacketSize: uint32(num("max")), AuthenticationMethod: a["method"], UserProperties: user,
-			TopicAliasMaximum: uint16(num("aliases")),
+			TopicAliasMaximum: uint16(num("aliases")), AsksProblemInformation: a["bare"] == "",
 		}
 		if a["data"] != "" {
 			c.AuthenticationData = []byte(a["data"])
@@ -211,7 +209,7 @@ func (r *reader) input(verb string, a map[string]string) session.Input {
 	case "garbled":
 		in := session.Input{Kind: session.Garbled, Text: a["text"], Err: &packet.Error{Code: code, Clause: "x", Message: "garbled"}}
 		if a["v"] != "" {
-			in.Packet = &packet.Connect{Version: packet.Version(num("v"))}
+			in.Packet = &packet.Connect{Version: packet.Version(num("v")), AsksProblemInformation: a["bare"] == ""}
 		}
 		return in
 	case "publish":
