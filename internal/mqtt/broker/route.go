@@ -157,7 +157,7 @@ func (b *Broker) fanOut(r *round, rl *realm, m *session.Message, p *publisher, c
 		}
 	}
 	code := packet.Success
-	if len(f.to) == 0 {
+	if len(f.found) == 0 { // it counts, too, who wants none of its own
 		code = packet.NoMatchingSubscribers
 	}
 	if p != nil {
