@@ -51,8 +51,9 @@ type loops struct {
 }
 
 const (
-	loopBuffer = 64 << 10
+	loopBuffer = 128 << 10
 	eventsMax  = 256
+	roundBytes = 256 << 10 // of messages, after which they are written: they are in the processor's cache yet
 )
 
 // Acceptor returns what accepts plain TCP connections, or nil if Options say
@@ -247,6 +248,9 @@ func (l *loop) run() {
 		}
 		for i := range n {
 			l.dispatch(&events[i])
+			if l.round.gathered >= roundBytes {
+				l.round.end(l.b)
+			}
 		}
 		l.round.end(l.b)
 		l.mu.Lock()

@@ -47,8 +47,8 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 			return used, starved
 		}
 		// What is to be performed goes before anything that the next packet leads
-		// to. QoS 0 leads to nothing but more of the same, unless the client hears
-		// its own messages.
+		// to. QoS 0 and 1 lead to nothing but more of the same, unless the client
+		// hears its own messages: the session keeps its acknowledgements in order.
 		if len(a.list) > 0 && (c.listens || !plain || !isPlain(data[used])) {
 			return used, more
 		}
@@ -71,5 +71,5 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 	return used, more
 }
 
-// isPlain reports whether a packet that begins so is a PUBLISH with QoS 0.
-func isPlain(first byte) bool { return first&0xf6 == byte(packet.PUBLISH)<<4 }
+// isPlain reports whether a packet that begins so is a PUBLISH with QoS 0 or 1.
+func isPlain(first byte) bool { return first&0xf4 == byte(packet.PUBLISH)<<4 }

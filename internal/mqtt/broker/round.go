@@ -15,9 +15,10 @@ import (
 // is handed over. An event loop has one round after the other; whoever else
 // steps a session takes one from the pool.
 type round struct {
-	now    time.Time
-	reader *conn   // whose goroutine this is, if it is a connection's
-	dirty  []*conn // have output, to be written at the end
+	now      time.Time
+	reader   *conn   // whose goroutine this is, if it is a connection's
+	dirty    []*conn // have output, to be written at the end
+	gathered int     // bytes of messages appended
 	// remote: this is not the place to write. Connections of event loops are
 	// handed over to their loops, which write once for all that has gathered.
 	remote bool
@@ -59,6 +60,7 @@ func (b *Broker) done(r *round) {
 // counts what was done. The round can be used again.
 func (r *round) end(b *Broker) {
 	r.submit()
+	r.gathered = 0
 	for len(r.dirty) > 0 { // writing can lead to more
 		dirty := r.dirty
 		r.dirty = nil

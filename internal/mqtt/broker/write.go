@@ -21,7 +21,7 @@ type output struct {
 	from int // what is before has been written
 }
 
-const keepBytes = 64 << 10 // larger buffers are not kept in the pool
+const keepBytes = 256 << 10 // larger buffers are not kept in the pool
 
 var outputs = sync.Pool{New: func() any { return &output{buf: make([]byte, 0, 1<<10)} }}
 
@@ -120,6 +120,7 @@ func (c *conn) appendMessage(r *round, a *session.Action) {
 		c.b.metrics.drop("encoding")
 		return
 	}
+	r.gathered += len(buf) - len(o.buf)
 	o.buf = buf
 	r.out[packet.PUBLISH]++
 }
