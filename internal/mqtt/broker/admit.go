@@ -67,6 +67,7 @@ func (c *conn) judge(r *round, id string, p *packet.Connect, expiry uint32, sett
 		settled()
 		return
 	}
+	c.awaitLastWords(ctx)
 	c.claim(who, p, expiry, settled)
 }
 
@@ -121,6 +122,7 @@ func (c *conn) hired(r *round, h Hold, who Identity, e *entry) {
 		h.Release(disconnect.ServerError, disconnect.Evidence{Kind: disconnect.Internal, Detail: "the connection failed inside the server"}, nil)
 		return
 	}
+	c.realm.hold(c)
 	c.enter(r, e, session.Admission{ExpiresAt: who.ExpiresAt, ExpiryDetail: who.ExpiryDetail})
 }
 

@@ -75,6 +75,9 @@ type link interface {
 	// backlog is how many bytes have left the connection's output and not been
 	// taken by the transport. It is called with the lock.
 	backlog() int
+	// catchUp has the owner read and handle what has arrived so far, as much as
+	// it would in one turn, and then call done; or calls done at once.
+	catchUp(done func())
 	// abort closes the transport without a word.
 	abort()
 }

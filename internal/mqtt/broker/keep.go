@@ -374,6 +374,7 @@ func (bx *box) takeWill() *stored.Will {
 
 // ended settles the end of an admitted session. The owner does the rest.
 func (c *conn) ended(r *round, f *session.Final) {
+	c.realm.leave(c)
 	c.mu.Lock()
 	h := c.hold
 	c.polite = f.Reason == disconnect.ClientInitiatedDisconnect && f.Evidence.Kind == disconnect.Packet

@@ -52,6 +52,20 @@ func (s *socket) admit(_ *round, id string, p *packet.Connect, expiry uint32) {
 // rouse implements link.
 func (s *socket) rouse() { s.post() }
 
+func (s *socket) catchUp(done func()) {
+	s.loop.call(func() {
+		defer done()
+		if s.closed {
+			return
+		}
+		s.readable = true
+		if s.tls != nil {
+			s.tls.dry = false
+		}
+		s.attend(&s.loop.round)
+	})
+}
+
 // post has the loop attend to the connection. The caller holds the lock.
 func (s *socket) post() {
 	if !s.posted {

@@ -102,6 +102,10 @@ func (s *stream) abort() {
 	nc.Close()
 }
 
+// catchUp implements link: the connection's own goroutine reads what arrives
+// when it arrives.
+func (s *stream) catchUp(done func()) { done() }
+
 // rouse implements link: the reader goes on, to finish if the session is over,
 // and then no write keeps it for long.
 func (s *stream) rouse() {

@@ -1,10 +1,37 @@
 package broker
 
 import (
+	"context"
+	"time"
+
 	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 )
+
+// catchUpTimeout bounds how long a take-over waits for what the old connection
+// has sent before.
+const catchUpTimeout = 100 * time.Millisecond
+
+// awaitLastWords has the connection that holds the session, if there is one,
+// handle what it has sent before it is taken over. A client that sends
+// DISCONNECT and connects again at once may be read here first; without this
+// its Will would be published [MQTT-3.14.4-3], and it would seem to have been
+// taken over.
+func (c *conn) awaitLastWords(ctx context.Context) {
+	old := c.realm.holding(c.name.id)
+	if old == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
+	defer cancel()
+	said := make(chan struct{})
+	old.link.catchUp(func() { close(said) })
+	select {
+	case <-said:
+	case <-ctx.Done():
+	}
+}
 
 // Freeze implements Connection: nothing more that arrives is acted on.
 func (c *conn) Freeze() {
