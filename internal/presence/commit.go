@@ -16,7 +16,7 @@ func (l *Ledger) commit(s *seat, class store.Class, ts []Transition, settled fun
 	b := store.NewBatch(class)
 	hooks := l.compose(s, b, ts)
 	after := ts[len(ts)-1]
-	state := s.state
+	state := *s.state
 	for i := range ts {
 		state.follow(&ts[i])
 	}
@@ -28,10 +28,10 @@ func (l *Ledger) commit(s *seat, class store.Class, ts []Transition, settled fun
 			}
 		}
 		if errors.Is(r.Err, store.ErrUnknown) {
-			l.work.Go(func() { l.resolve(s, id, after.EventID, state, settled) })
+			l.work.Go(func() { l.resolve(s, id, after.EventID, &state, settled) })
 			return
 		}
-		l.settle(s, r, state, settled)
+		l.settle(s, r, &state, settled)
 	})
 }
 
@@ -40,7 +40,7 @@ func (l *Ledger) compose(s *seat, b *store.Batch, ts []Transition) []func(store.
 	p, realm, session := s.partition, s.name.realm, s.name.session
 	key := sessionKey(p, realm, session)
 	b.Require(key, s.rev)
-	state := s.state
+	state := *s.state
 	hooks := make([]func(store.Result), 0, len(ts))
 	for i := range ts {
 		t := &ts[i]
@@ -77,7 +77,7 @@ func (s *State) follow(t *Transition) {
 	}
 }
 
-func (l *Ledger) settle(s *seat, r store.Result, state State, settled func(error)) {
+func (l *Ledger) settle(s *seat, r store.Result, state *State, settled func(error)) {
 	if r.Err == nil {
 		s.state, s.rev = state, store.Revision(r.Index)
 	} else {
@@ -88,7 +88,7 @@ func (l *Ledger) settle(s *seat, r store.Result, state State, settled func(error
 
 // resolve finds out what became of a batch whose outcome the engine could not
 // tell: by its id, else by whether its last event is the state's newest.
-func (l *Ledger) resolve(s *seat, id store.ID, eventID string, state State, settled func(error)) {
+func (l *Ledger) resolve(s *seat, id store.ID, eventID string, state *State, settled func(error)) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	r, ok, err := l.engine.Outcome(ctx, id)

@@ -15,6 +15,7 @@
 package presence
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -193,8 +194,9 @@ type seat struct {
 	busy    bool
 	stalled bool // a release waits for space; claims are refused meanwhile
 	waiting []*operation
-	known   bool // state and rev are those of the store
-	state   State
+	known   bool   // state, or record, and rev are those of the store
+	state   *State // nil while no operation runs, or before it is loaded
+	record  []byte // state as it is stored, while no operation runs: it takes a third of the memory
 	rev     store.Revision
 	holder  *Hold
 }
@@ -268,12 +270,10 @@ func (l *Ledger) enqueue(n name, op *operation) error {
 // run starts op on a seat that is busy with it. It may read the store, so the
 // engine's callbacks come here only for seats that are known.
 func (l *Ledger) run(s *seat, op *operation) {
-	if !s.known {
-		if err := l.load(s); err != nil {
-			l.log.Error("cannot read a session's state", "session", s.name.session, "err", err)
-			l.fail(s, op, err)
-			return
-		}
+	if err := l.unpack(s); err != nil {
+		l.log.Error("cannot read a session's state", "session", s.name.session, "err", err)
+		l.fail(s, op, err)
+		return
 	}
 	switch {
 	case op.claim != nil:
@@ -287,9 +287,32 @@ func (l *Ledger) run(s *seat, op *operation) {
 	}
 }
 
+// unpack has the state of s at hand for an operation, and reads it if it is
+// not known.
+func (l *Ledger) unpack(s *seat) error {
+	record := s.record
+	s.record = nil
+	switch {
+	case !s.known:
+		return l.load(s)
+	case s.state == nil:
+		s.state = &State{Realm: s.name.realm, Session: s.name.session}
+		return s.state.decode(record)
+	}
+	return nil
+}
+
+// pack is for the end of the last operation on a seat that stays.
+func (s *seat) pack() {
+	if s.known && s.state != nil {
+		s.record = bytes.Clone(s.state.encode())
+	}
+	s.state = nil
+}
+
 func (l *Ledger) load(s *seat) error {
 	value, rev, err := store.Get(l.engine, sessionKey(s.partition, s.name.realm, s.name.session))
-	s.state = State{Realm: s.name.realm, Session: s.name.session}
+	s.state = &State{Realm: s.name.realm, Session: s.name.session}
 	if errors.Is(err, store.ErrNotFound) {
 		s.rev, s.known = 0, true
 		return nil
@@ -312,6 +335,8 @@ func (l *Ledger) next(s *seat) {
 		s.busy = false
 		if s.holder == nil {
 			delete(sh.seats, s.name)
+		} else {
+			s.pack()
 		}
 		sh.mu.Unlock()
 		return
