@@ -89,15 +89,14 @@ func (l *Ledger) settle(s *seat, r store.Result, state *State, settled func(erro
 // resolve finds out what became of a batch whose outcome the engine could not
 // tell: by its id, else by whether its last event is the state's newest.
 func (l *Ledger) resolve(s *seat, id store.ID, eventID string, state *State, settled func(error)) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), outcomePatience)
 	defer cancel()
-	r, ok, err := l.engine.Outcome(ctx, id)
-	if err == nil && ok && !errors.Is(r.Err, store.ErrUnknown) {
+	if r, ok := l.outcome(ctx, id); ok {
 		l.settle(s, r, state, settled)
 		return
 	}
 	s.known = false
-	err = l.load(s)
+	err := l.load(s)
 	for err != nil && !errors.Is(err, store.ErrClosed) && l.wait(ctx, retryRelease) {
 		err = l.load(s)
 	}
@@ -110,4 +109,13 @@ func (l *Ledger) resolve(s *seat, id store.ID, eventID string, state *State, set
 		return
 	}
 	settled(store.ErrUnknown)
+}
+
+// outcomePatience bounds how long it is asked what became of a batch.
+const outcomePatience = 10 * time.Second
+
+// outcome asks the engine what became of a batch.
+func (l *Ledger) outcome(ctx context.Context, id store.ID) (r store.Result, known bool) {
+	r, ok, err := l.engine.Outcome(ctx, id)
+	return r, err == nil && ok && !errors.Is(r.Err, store.ErrUnknown)
 }

@@ -11,6 +11,7 @@ import (
 	"rollcall/internal/disconnect"
 	"rollcall/internal/presence"
 	"rollcall/internal/store"
+	"rollcall/internal/store/delay"
 	"rollcall/internal/store/mem"
 )
 
@@ -192,4 +193,44 @@ func TestTrimLeavesNoSnapshotOpen(t *testing.T) {
 		}
 		e.Engine.Close()
 	})
+}
+
+// TestUnsureAmend: the outcome of an amendment that the engine could not tell at
+// once is asked for, and only what it does not know at all is reported as
+// unknown. Whatever waits for the name's turn goes on.
+func TestUnsureAmend(t *testing.T) {
+	for _, c := range []struct {
+		fault delay.Fault
+		want  error
+	}{{delay.UnknownApplied, nil}, {delay.UnknownLost, store.ErrUnknown}} {
+		synctest.Test(t, func(t *testing.T) {
+			var failing bool
+			e := delay.New(mem.New(), delay.Options{Max: -1, Fault: func(*store.Batch) delay.Fault {
+				if failing {
+					return c.fault
+				}
+				return delay.None
+			}})
+			l := open(t, e)
+			failing = true
+			key := []byte("\x00\xf0amended")
+			outcome := make(chan error, 1)
+			l.Amend(realm, "s", func(b *store.Batch, _ uint8, _ bool) bool {
+				b.Put(key, nil)
+				return true
+			}, func(err error) { outcome <- err })
+			if err := <-outcome; !errors.Is(err, c.want) {
+				t.Errorf("fault %d: %v", c.fault, err)
+			}
+			if _, _, err := store.Get(e, key); (err == nil) != (c.want == nil) {
+				t.Errorf("fault %d: reading it says %v", c.fault, err)
+			}
+			failing = false
+			release(t, mustClaim(t, l, "s", new(link)), disconnect.ClientInitiatedDisconnect, goodbye)
+			check(t, l, "s")
+			if err := e.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

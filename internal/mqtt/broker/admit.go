@@ -119,7 +119,12 @@ func (c *conn) hired(r *round, h Hold, who Identity, e *entry) {
 	over := c.s.Ended() // only a fault of ours ends it before it is admitted
 	c.mu.Unlock()
 	if over {
-		h.Release(disconnect.ServerError, disconnect.Evidence{Kind: disconnect.Internal, Detail: "the connection failed inside the server"}, nil)
+		c.enter(r, e, session.Admission{}) // as the claim has stored it; the client is told nothing
+		c.ended(r, &session.Final{Expiry: e.expiry(), Ending: session.Ending{Reason: disconnect.ServerError, Evidence: disconnect.Evidence{
+			Kind: disconnect.Internal, Detail: "the connection failed inside the server"}}})
+		if bx := c.box; bx != nil && e.expiry() == 0 {
+			bx.end(r)
+		}
 		return
 	}
 	c.realm.hold(c)

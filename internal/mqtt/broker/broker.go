@@ -156,6 +156,7 @@ type Broker struct {
 
 	admissions admissions
 	loader     loader
+	unerased   unerased
 	partitions int
 	deferred   []atomic.Int32 // publications that wait for the loader, by their publishers' partition
 

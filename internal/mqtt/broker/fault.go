@@ -35,14 +35,29 @@ func (c *conn) failed(r *round, what any) {
 		if recover() != nil { // it cannot even end
 			c.link.abort()
 		}
-		c.mu.Lock()
-		h := c.hold
-		c.mu.Unlock()
-		if h != nil {
-			h.Release(e.Reason, e.Evidence, nil) // the first counts
-		}
+		c.release(r, e)
 	}()
 	c.end(r, e, packet.UnspecifiedError)
+}
+
+// release ends the hold of a connection that may not have come to do so: the
+// first release counts. What is stored is left as by a client that was lost.
+func (c *conn) release(r *round, e session.Ending) {
+	c.mu.Lock()
+	h, bx := c.hold, c.box
+	c.mu.Unlock()
+	if h == nil {
+		return
+	}
+	expiry := uint32(0)
+	if bx != nil {
+		bx.park(c, &session.State{}, false)
+		expiry = bx.expiry()
+	}
+	h.Release(e.Reason, e.Evidence, c.offline(expiry, true))
+	if bx != nil && expiry == 0 && bx.online() == nil {
+		bx.end(r)
+	}
 }
 
 // fault is for what runs for no connection in particular.

@@ -8,9 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"rollcall/internal/disconnect"
-	"rollcall/internal/mqtt/packet"
-	"rollcall/internal/mqtt/session"
 	"rollcall/internal/mqtt/stored"
 	"rollcall/internal/store"
 )
@@ -114,12 +111,13 @@ const (
 	dueAgain = 30 * time.Second // after a failure
 )
 
-// Run ends sessions that have expired and publishes Wills whose delay is over,
-// until ctx ends.
+// Run ends sessions that have expired, or whose end could not be stored, and
+// publishes Wills whose delay is over, until ctx ends.
 func (b *Broker) Run(ctx context.Context) error {
 	defer b.admissions.close()                 // where no loops do
 	busy := make(map[stored.DueItem]time.Time) // being worked off, since when
 	for {
+		b.eraseAgain()
 		items, err := b.store.Due(b.opts.Clock.Now(), dueLimit)
 		if err != nil {
 			if errors.Is(err, store.ErrClosed) {
@@ -175,31 +173,9 @@ func (b *Broker) workOff(it stored.DueItem) {
 
 // expire ends a session whose client has not come back in time.
 func (b *Broker) expire(rl *realm, it stored.DueItem) {
-	var bx *box
-	b.opts.Presence.Amend(it.Realm, it.Session, func(batch *store.Batch, open bool) bool {
-		bx = rl.box(it.Session)
-		if open || bx == nil || bx.key.Epoch != it.Epoch {
-			bx = nil
-			return false
-		}
-		meta := bx.current()
-		if at, ends := meta.ExpiresAt(); !ends || at.After(b.opts.Clock.Now()) {
-			bx = nil
-			return false
-		}
-		b.store.StageEnd(batch, &meta)
-		bx.takeWill() // its own due entry is not later than the session's
-		return true
-	}, func(err error) {
-		if err != nil || bx == nil {
-			return // it is looked at again
-		}
-		r := b.begin()
-		r.remote = true
-		defer b.done(r)
-		b.metrics.sessions.WithLabelValues("SessionExpiry").Inc()
-		bx.end(r)
-	})
+	if bx := rl.box(it.Session); bx != nil && bx.key.Epoch == it.Epoch {
+		bx.erase()
+	}
 }
 
 // willDue publishes a Will whose delay is over, or which was replaced before a
@@ -228,47 +204,5 @@ func (b *Broker) willDue(rl *realm, key string) {
 		r.remote = true
 		defer b.done(r)
 		b.publishWill(r, rl, key, w)
-	})
-}
-
-// overflow ends a session whose queue is full (SessionOverflow).
-func (bx *box) overflow(r *round) {
-	bx.mu.Lock()
-	was := bx.dead
-	bx.dead = true
-	c, messages, bytes := bx.conn, bx.messages, bx.bytes
-	bx.mu.Unlock()
-	if was {
-		return
-	}
-	b := bx.b
-	b.metrics.sessions.WithLabelValues("SessionOverflow").Inc()
-	detail := fmt.Sprintf("%d messages of %d bytes waited to be acknowledged; the limit is %d messages or %d bytes",
-		messages, bytes, b.cfg.QueueMessages, b.cfg.QueueBytes)
-	ending := session.Ending{Reason: disconnect.SessionOverflow, Evidence: disconnect.Evidence{Kind: disconnect.Limit, Detail: detail}}
-	b.opts.Log.Warn("a session has overflowed", "session", bx.name, "detail", detail)
-	if c != nil {
-		c.end(r, ending, packet.QuotaExceeded)
-		return
-	}
-	b.opts.Presence.Amend(bx.realm.name, bx.name, func(batch *store.Batch, _ bool) bool {
-		if c := bx.online(); c != nil { // it has come back meanwhile
-			r := b.begin()
-			defer b.done(r)
-			c.end(r, ending, packet.QuotaExceeded)
-			return false
-		}
-		meta := bx.current()
-		b.store.StageEnd(batch, &meta)
-		bx.hastenWill(batch)
-		return true
-	}, func(err error) {
-		if err != nil {
-			b.opts.Log.Error("a session that has overflowed could not be deleted", "session", bx.name, "err", err)
-		}
-		r := b.begin()
-		r.remote = true
-		defer b.done(r)
-		bx.end(r)
 	})
 }

@@ -35,6 +35,7 @@ func (c *conn) decide(p *packet.Connect, owner string, expiry uint32, n uint64, 
 		expires, ends := old.ExpiresAt()
 		// It was another's, who has come and gone since c was judged: c finds none.
 		e.fresh = e.fresh || !strings.EqualFold(old.Owner, owner)
+		e.fresh = e.fresh || e.old.isDead() // and is to be deleted
 		e.fresh = e.fresh || old.Expiry == 0 || ends && !at.Before(expires)
 		e.meta = old
 	}
@@ -55,6 +56,14 @@ func (c *conn) decide(p *packet.Connect, owner string, expiry uint32, n uint64, 
 		c.realm.addReplaced(c.name.id, e.key)
 	}
 	return e
+}
+
+// expiry is the session's, 0 if it ends with the connection.
+func (e *entry) expiry() uint32 {
+	if !e.keep {
+		return 0
+	}
+	return e.meta.Expiry
 }
 
 // forget undoes what e has noted: it has not become true. E may be nil.
@@ -115,7 +124,9 @@ func (e *entry) stage(st *stored.Store, b *store.Batch, realm, name string) erro
 // tells the session.
 func (c *conn) enter(r *round, e *entry, ad session.Admission) {
 	b, rl := c.b, c.realm
+	c.mu.Lock()
 	c.will = e.will
+	c.mu.Unlock()
 	rl.setWill(c.name.id, e.will)
 	undone := e.undone(rl, c.name.id, r.now)
 	if e.old != nil && e.fresh {
@@ -150,7 +161,9 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) {
 	}
 	overflown := bx.dead
 	bx.mu.Unlock()
+	c.mu.Lock()
 	c.box = bx
+	c.mu.Unlock()
 	ad.Stored, ad.Resumed = true, !e.fresh
 	if overflown { // while the claim was being stored
 		c.end(r, session.Ending{Reason: disconnect.SessionOverflow, Evidence: disconnect.Evidence{
@@ -333,11 +346,18 @@ func (bx *box) current() stored.Session {
 	return bx.meta
 }
 
+// expiry is the session's in seconds while somebody is connected.
+func (bx *box) expiry() uint32 {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	return bx.meta.Expiry
+}
+
 // stageOffline adds to the batch of a Disconnected what becomes of the session:
 // it ends, or waits for its client to come back.
 func (bx *box) stageOffline(b *store.Batch, expiry uint32, at time.Time) {
 	st := bx.b.store
-	if expiry == 0 {
+	if expiry == 0 || bx.isDead() { // perhaps since it was parked
 		bx.mu.Lock()
 		st.StageEnd(b, &bx.meta)
 		bx.mu.Unlock()
@@ -387,7 +407,7 @@ func (c *conn) ended(r *round, f *session.Final) {
 	if bx != nil && bx.isDead() {
 		expiry = 0
 	}
-	record, will := c.will, f.Will
+	will := f.Will
 	waits := will != nil && bx != nil && expiry > 0 && f.WillDelay > 0
 	if will != nil && !waits {
 		c.realm.beginWill(c.name.id, false) // dissolve publishes it
@@ -396,7 +416,23 @@ func (c *conn) ended(r *round, f *session.Final) {
 	c.mu.Lock()
 	c.tells, c.held = will != nil && !waits, held
 	c.mu.Unlock()
-	stage := func(b *store.Batch, _ uint64, at time.Time) {
+	h.Release(f.Reason, f.Evidence, c.offline(expiry, will != nil))
+	c.mu.Lock()
+	c.released = true
+	abandoned := c.abandoned
+	c.mu.Unlock()
+	if abandoned {
+		c.dissolve(r)
+	}
+	c.b.opts.Log.Debug("session ended", "session", c.name.id, "reason", f.Reason.String(), "detail", f.Evidence.Detail)
+}
+
+// offline is what is stored with the end of an admitted session: what becomes
+// of a stored one, and its Will, which is due or, if it is not to be published,
+// gone.
+func (c *conn) offline(expiry uint32, will bool) Stage {
+	bx, record := c.box, c.will
+	return func(b *store.Batch, _ uint64, at time.Time) {
 		if bx != nil {
 			bx.stageOffline(b, expiry, at)
 		}
@@ -404,7 +440,7 @@ func (c *conn) ended(r *round, f *session.Final) {
 			return
 		}
 		var due *stored.Will
-		if will != nil {
+		if will {
 			due = &stored.Will{Message: record.Message, Delay: record.Delay, DueAt: at}
 			if bx != nil && expiry > 0 {
 				due.DueAt = at.Add(time.Duration(min(record.Delay, expiry)) * time.Second)
@@ -415,15 +451,6 @@ func (c *conn) ended(r *round, f *session.Final) {
 		}
 		c.realm.setWill(c.name.id, due)
 	}
-	h.Release(f.Reason, f.Evidence, stage)
-	c.mu.Lock()
-	c.released = true
-	abandoned := c.abandoned
-	c.mu.Unlock()
-	if abandoned {
-		c.dissolve(r)
-	}
-	c.b.opts.Log.Debug("session ended", "session", c.name.id, "reason", f.Reason.String(), "detail", f.Evidence.Detail)
 }
 
 // dissolve is the owner's last: what ends with the connection ends, and the Will

@@ -38,21 +38,21 @@ func (bx *box) willIsKnown() bool {
 }
 
 // hastenWill stages that a Will which waits is due now: its session ends
-// [MQTT-3.1.3-9].
-func (bx *box) hastenWill(batch *store.Batch) {
+// [MQTT-3.1.3-9]. It returns what is stored then, or nil if nothing is staged.
+func (bx *box) hastenWill(batch *store.Batch) *stored.Will {
 	b, rl := bx.b, bx.realm
 	bx.takeWill()
 	w, now := rl.will(b.store, bx.name, bx), b.opts.Clock.Now()
 	if w == nil || !w.DueAt.After(now) {
-		return
+		return nil
 	}
 	due := *w
 	due.DueAt = now
 	if err := b.store.StageWill(batch, rl.name, bx.name, w, &due); err != nil {
 		b.opts.Log.Error("a Will cannot be stored", "session", bx.name, "err", err)
-		return
+		return nil
 	}
-	rl.setWill(bx.name, &due)
+	return &due
 }
 
 // setWill notes what is stored as a name's Will; nil: nothing.
