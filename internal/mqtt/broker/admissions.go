@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"rollcall/internal/clock"
+	"rollcall/internal/task"
 )
 
 // admissions runs what judges CONNECTs for event loops, which must not wait.
@@ -13,6 +14,7 @@ import (
 type admissions struct {
 	clock clock.Clock
 	fault func(what any)
+	group *task.Group
 
 	mu      sync.Mutex
 	queue   []func()
@@ -42,7 +44,7 @@ func (a *admissions) submit(f func()) {
 		return
 	}
 	a.workers++
-	go a.work(f) // ends when it has been idle
+	a.group.Go(func() { a.work(f) }) // ends when it has been idle
 }
 
 func (a *admissions) work(f func()) {

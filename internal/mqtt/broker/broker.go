@@ -24,6 +24,7 @@ import (
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/mqtt/stored"
 	"rollcall/internal/store"
+	"rollcall/internal/task"
 )
 
 // Credentials are what a client shows at CONNECT.
@@ -154,6 +155,7 @@ type Broker struct {
 	metrics *metrics
 	wheel   *wheel
 
+	work       task.Group // goroutines that read the store for connections
 	admissions admissions
 	loader     loader
 	unerased   unerased
@@ -197,7 +199,8 @@ func New(o Options) (*Broker, error) {
 		conns: make(map[*conn]struct{}),
 	}
 	b.cfg.NewClientID = o.NewClientID
-	b.admissions.clock, b.admissions.fault, b.loader.fault = o.Clock, b.fault, b.fault
+	b.admissions.clock, b.admissions.fault, b.admissions.group = o.Clock, b.fault, &b.work
+	b.loader.fault, b.loader.work = b.fault, &b.work
 	b.wheel = newWheel(o.Clock, b.tick)
 	return b, nil
 }

@@ -112,9 +112,13 @@ const (
 )
 
 // Run ends sessions that have expired, or whose end could not be stored, and
-// publishes Wills whose delay is over, until ctx ends.
+// publishes Wills whose delay is over, until ctx ends. Then it waits for whatever
+// reads the store for connections: they have ended, or Shutdown has been called.
 func (b *Broker) Run(ctx context.Context) error {
-	defer b.admissions.close()                 // where no loops do
+	defer func() {
+		b.admissions.close() // where no loops do
+		b.work.Wait()
+	}()
 	busy := make(map[stored.DueItem]time.Time) // being worked off, since when
 	for {
 		b.eraseAgain()

@@ -1,6 +1,10 @@
 package broker
 
-import "sync"
+import (
+	"sync"
+
+	"rollcall/internal/task"
+)
 
 // loader runs what must read the store before it can go on, one after the
 // other: what depends on an earlier one of the same client finds it done.
@@ -9,6 +13,7 @@ type loader struct {
 	queue   []func()
 	running bool
 	fault   func(what any)
+	work    *task.Group
 }
 
 // submit has f called after all that were submitted before. It does not block.
@@ -18,7 +23,7 @@ func (l *loader) submit(f func()) {
 	l.queue = append(l.queue, f)
 	if !l.running {
 		l.running = true
-		go l.run() // ends when the queue is empty
+		l.work.Go(l.run) // ends when the queue is empty
 	}
 }
 

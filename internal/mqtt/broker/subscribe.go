@@ -253,7 +253,7 @@ func (c *conn) replay(q *session.Request) {
 	}
 	if !c.replaying {
 		c.replaying = true
-		go c.replayAll() // ends when all is sent, or with the session
+		c.b.work.Go(c.replayAll) // ends when all is sent, or with the session
 	}
 }
 
