@@ -159,7 +159,7 @@ func start(t testing.TB, o settings) *server {
 		o.session(&o.broker.Session)
 	}
 	o.broker.Gatekeeper = s.gate
-	if os.Getenv("ROLLCALL_TEST_DRIVER") == "goroutines" {
+	if os.Getenv("ROLLCALL_TEST_DRIVER") == "goroutines" && o.broker.Loops == 0 {
 		o.broker.Loops = -1
 	}
 	if o.broker.Presence == nil {
