@@ -96,12 +96,25 @@ func (s *stream) packets(r *round, data []byte) (used int, err error) {
 		case over:
 			return used, errEnded
 		case held:
-			s.mu.Lock()
-			s.await(func() bool { return !s.frozen && !s.conn.s.Paused() && !s.owes() })
-			s.mu.Unlock()
+			if s.awaitTurn(used == len(data)) {
+				return used, nil
+			}
 			r.now = s.b.opts.Clock.Now()
 		}
 	}
+}
+
+// awaitTurn waits until what arrives may be handled. If everything that has
+// arrived is, and the session is only being taken over, it reports true at
+// once: the reader is to notice if the client goes.
+func (s *stream) awaitTurn(handled bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if handled && s.frozen && !s.conn.s.Paused() && !s.owes() {
+		return true
+	}
+	s.await(func() bool { return !s.frozen && !s.conn.s.Paused() && !s.owes() })
+	return false
 }
 
 // flush ends a part of the round. Where another writes for this connection and

@@ -39,8 +39,6 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 		switch {
 		case c.s.Ended():
 			return used, over
-		case used == len(data): // the reader is to notice the end of the transport, whatever must wait
-			return used, starved
 		case c.frozen || c.s.Paused() || c.owes():
 			return used, held
 		}

@@ -145,7 +145,8 @@ func TestSipping(t *testing.T) {
 				}
 			}
 			t.Logf("%d bytes were read and %d messages published; at most %d bytes waited, in %d", c.read, published, most, largest)
-			if most < outputBytes/2 || most > outputBytes+burst*message/2 {
+			// What a write under way has taken is not counted against the limit.
+			if most < outputBytes/2 || most > outputBytes+outputBytes/4 {
 				t.Errorf("%d bytes waited at most", most)
 			}
 			if largest > 4*outputBytes {
