@@ -20,6 +20,7 @@ type heard struct {
 	qos            packet.QoS
 	retain         bool
 	ids            []uint32
+	dup            bool
 	rest           string // properties
 	client         int
 }
@@ -166,7 +167,7 @@ func (l *link) hear(p *packet.Publish) (answer packet.Packet) {
 	if p.Dup && p.QoS == packet.QoS0 {
 		l.fault = "DUP with QoS 0"
 	}
-	h := heard{topic: strings.TrimPrefix(topic, l.prefix), payload: string(p.Payload), qos: p.QoS, retain: p.Retain, client: l.no}
+	h := heard{topic: strings.TrimPrefix(topic, l.prefix), payload: string(p.Payload), qos: p.QoS, retain: p.Retain, dup: p.Dup, client: l.no}
 	h.ids = slices.Clone(p.SubscriptionIdentifiers)
 	slices.Sort(h.ids)
 	if e := p.MessageExpiryInterval; e.Set {

@@ -115,6 +115,9 @@ func (y *memory) normal(s *step, client int, list []heard) map[string][]string {
 		if l := y.short[k]; l == ageing {
 			continue
 		} else if l == expired {
+			if h.dup { // known: expiredAgain
+				continue
+			}
 			h.rest += " although it has expired"
 		}
 		if y.overlaps[k][client] > 1 && s.do != subscribe {

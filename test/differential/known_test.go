@@ -36,6 +36,11 @@ import (
 // small Receive Maximum can keep those behind them from ever being sent. Where
 // messages expire, Receive Maximum is not small.
 //
+// expiredAgain: a message that was sent and not acknowledged, and has expired
+// since, mosquitto does not send again when the client is back. [MQTT-4.4.0-1]
+// has all of those sent again; [MQTT-3.3.2-5] deletes only copies whose onward
+// delivery has not begun.
+//
 // delayedWill: mosquitto forgets a Will that waits when its session ends before
 // the delay is over, by Clean Start or DISCONNECT; [MQTT-3.1.3-9] has it published
 // then. Such steps are not taken.
