@@ -112,6 +112,9 @@ func (y *memory) normal(s *step, client int, list []heard) map[string][]string {
 			continue
 		}
 		k := key(h.topic, h.payload)
+		if _, brief := y.short[k]; brief { // known: lastSecond
+			h.rest = strings.TrimPrefix(h.rest, " expires")
+		}
 		if l := y.short[k]; l == ageing {
 			continue
 		} else if l == expired {

@@ -41,6 +41,10 @@ import (
 // has all of those sent again; [MQTT-3.3.2-5] deletes only copies whose onward
 // delivery has not begun.
 //
+// lastSecond: mosquitto counts seconds of the clock, and sends a message that
+// expires in this one without its Message Expiry Interval, which
+// [MQTT-3.3.2-6] wants.
+//
 // delayedWill: mosquitto forgets a Will that waits when its session ends before
 // the delay is over, by Clean Start or DISCONNECT; [MQTT-3.1.3-9] has it published
 // then. Such steps are not taken.
