@@ -43,7 +43,7 @@ func (y *memory) prepare(m *model, s *step) {
 		}
 	}
 	for i := range m.clients {
-		if w := m.clients[i].will; w != nil {
+		if w := m.clients[i].will; w != nil && m.clients[i].online { // later it has been published
 			y.route(m, w, i)
 		}
 	}
