@@ -297,7 +297,10 @@ func (l *Ledger) unpack(s *seat) error {
 		return l.load(s)
 	case s.state == nil:
 		s.state = &State{Realm: s.name.realm, Session: s.name.session}
-		return s.state.decode(record)
+		if s.state.decode(record) != nil {
+			s.known = false
+			return l.load(s)
+		}
 	}
 	return nil
 }

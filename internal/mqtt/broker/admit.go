@@ -122,7 +122,7 @@ func (c *conn) hired(r *round, h Hold, who Identity, e *entry) {
 		c.enter(r, e, session.Admission{}) // as the claim has stored it; the client is told nothing
 		c.ended(r, &session.Final{Expiry: e.expiry(), Ending: session.Ending{Reason: disconnect.ServerError, Evidence: disconnect.Evidence{
 			Kind: disconnect.Internal, Detail: "the connection failed inside the server"}}})
-		if bx := c.box; bx != nil && e.expiry() == 0 {
+		if bx := c.box; bx != nil && (e.expiry() == 0 || bx.isDead()) {
 			bx.end(r)
 		}
 		return

@@ -82,6 +82,11 @@ func (bx *box) erase() {
 			return
 		}
 		if !staged {
+			if bx.isDead() && rl.box(bx.name) != bx { // its Disconnected, which was waiting, has ended it in the store
+				r := b.begin()
+				defer b.done(r)
+				bx.end(r)
+			}
 			return
 		}
 		if hastened != nil {

@@ -86,6 +86,31 @@ func flooded(t *testing.T, e *failing, edit ...func(*settings)) (s *server, over
 	return s, func() { put(t, pub, packet.QoS1, 1, "t", "one too many") }
 }
 
+// TestOverflowBeforeDisconnected: a session overflows after its client has gone
+// and before that could be stored. It ends nevertheless, and its Will comes.
+func TestOverflowBeforeDisconnected(t *testing.T) {
+	e := newFailing(t)
+	s := start(t, durable(e, with(func(c *session.Config) { c.QueueMessages = 5 })))
+	w, pub := s.dial("tcp", packet.V5, packet.Connect{ClientID: "watcher"}), s.dial("tcp", packet.V5, packet.Connect{ClientID: "pub"})
+	subscribe(t, w, packet.QoS1, "w")
+	c, _ := s.connect(packet.V5, packet.Connect{ClientID: "c", Will: lastWill("gone", 3600)})
+	subscribe(t, c, packet.QoS1, "t")
+	e.fail(delay.Full, 1e6)
+	c.Close()
+	if !eventually(func() bool { return s.b.Connections() == 2 }) {
+		t.Fatal("the end of the connection is not noticed")
+	}
+	for range 6 {
+		put(t, pub, packet.QoS1, 1, "t", "x")
+	}
+	e.fail(delay.None, 0)
+	take(t, w, "gone")
+	if !eventually(func() bool { return s.metric("rollcall_mqtt_subscriptions") == 1 && !e.keeps(t, "c") }) {
+		t.Errorf("%v subscriptions are left; the session is on disk: %v", s.metric("rollcall_mqtt_subscriptions"), e.keeps(t, "c"))
+	}
+	silent(t, w) // once
+}
+
 // failures are what can happen to a deletion.
 var failures = []struct {
 	name    string

@@ -8,3 +8,6 @@ func (b *Broker) EraseAgain() {
 		bx.erase()
 	}
 }
+
+// Connections is how many connections the broker has.
+func (b *Broker) Connections() int { return len(b.all(func(*conn) bool { return true })) }

@@ -49,14 +49,21 @@ func (c *conn) release(r *round, e session.Ending) {
 	if h == nil {
 		return
 	}
+	c.realm.leave(c)
 	expiry := uint32(0)
 	if bx != nil {
 		bx.park(c, &session.State{}, false)
 		expiry = bx.expiry()
 	}
 	h.Release(e.Reason, e.Evidence, c.offline(expiry, true))
-	if bx != nil && expiry == 0 && bx.online() == nil {
+	if bx != nil && (expiry == 0 || bx.isDead()) && bx.online() == nil {
 		bx.end(r)
+	}
+	c.mu.Lock()
+	paused := c.s.Paused()
+	c.mu.Unlock()
+	if paused { // the fault came while it was being admitted, which nobody will do now
+		c.turnAway(r, "fault", packet.ServerUnavailable, "")
 	}
 }
 

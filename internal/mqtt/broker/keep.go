@@ -433,7 +433,11 @@ func (c *conn) ended(r *round, f *session.Final) {
 func (c *conn) offline(expiry uint32, will bool) Stage {
 	bx, record := c.box, c.will
 	return func(b *store.Batch, _ uint64, at time.Time) {
+		expiry := expiry
 		if bx != nil {
+			if bx.isDead() { // since this began to wait
+				expiry = 0
+			}
 			bx.stageOffline(b, expiry, at)
 		}
 		if record == nil {

@@ -57,6 +57,9 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 			in.Frame = data[used : used+n]
 			err = r.decode(c.s.Version(), in.Frame, &in)
 		}
+		if len(a.list) > 0 && c.s.Owed() > 0 && (err != nil || isDubious(in.Packet)) {
+			return used, more // whatever ends the session comes after what is owed
+		}
 		if err != nil {
 			in.Kind, in.Text, in.Err = session.Garbled, packet.TypeOf(data[used]).String(), packet.BlameClient(data[used], err)
 		} else {
@@ -69,6 +72,12 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 		used += n
 	}
 	return used, more
+}
+
+// isDubious reports whether the session may refuse a packet, and end.
+func isDubious(p packet.Packet) bool {
+	m, ok := p.(*packet.Publish)
+	return !ok || m.Retain || m.TopicAlias != 0 || len(m.Topic) == 0 || m.Topic[0] == '$'
 }
 
 // isPlain reports whether a packet that begins so is a PUBLISH with QoS 0 or 1.

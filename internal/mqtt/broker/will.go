@@ -26,15 +26,23 @@ func (rl *realm) will(st *stored.Store, name string, bx *box) *stored.Will {
 	if err != nil {
 		return nil // what cannot be read is replaced; its due entry is looked at and given up
 	}
+	if w != nil {
+		rl.setWill(name, w)
+	}
+	bx.knowWill()
 	return w
 }
 
 func (bx *box) willIsKnown() bool {
 	bx.mu.Lock()
 	defer bx.mu.Unlock()
-	known := bx.willKnown
+	return bx.willKnown
+}
+
+func (bx *box) knowWill() {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
 	bx.willKnown = true
-	return known
 }
 
 // hastenWill stages that a Will which waits is due now: its session ends

@@ -70,14 +70,26 @@ func (c *conn) drain(r *round) {
 	}
 	if c.s.Waiting() {
 		a := takeActions()
-		c.stepLocked(r, session.Input{Kind: session.Drain}, a) // leaves nothing to perform
-		a.put()
+		c.stepLocked(r, session.Input{Kind: session.Drain}, a)
+		if len(a.list) == 0 {
+			a.put()
+		} else { // messages that the client has no room for are given up
+			c.b.admissions.submit(func() { c.performSoon(a) })
+		}
 	}
 	c.signalRoom()
 	if c.hungry && !c.behind() {
 		c.hungry = false
 		c.b.admissions.submit(c.box.kick) // its lock goes before ours
 	}
+}
+
+// performSoon is perform, on a goroutine of its own, for who held the lock.
+func (c *conn) performSoon(a *actions) {
+	r := c.b.begin()
+	defer c.b.done(r)
+	c.guarded(r, func() { c.perform(r, a) })
+	a.put()
 }
 
 // append encodes a packet for the client. It reports false if the client has
