@@ -1,6 +1,7 @@
 package differential
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -159,7 +160,7 @@ func (t *talk) act(s *step, o *outcome) error {
 		}
 		return t.gone(s.client, true)
 	case drop:
-		return t.gone(s.client, false)
+		return t.drop(s.client)
 	case subscribe, unsubscribe:
 		return t.subscribe(l, s, o)
 	case publish:
@@ -172,6 +173,38 @@ func (t *talk) act(s *step, o *outcome) error {
 		timer := time.NewTimer(short)
 		defer timer.Stop()
 		<-timer.C
+	}
+	return nil
+}
+
+// drop closes a client's connection. If that publishes its Will, somebody waits
+// for it: a broker need not notice before it does what comes next.
+func (t *talk) drop(i int) error {
+	w := t.m.clients[i].will
+	if w == nil || w.delay > 0 {
+		return t.gone(i, false)
+	}
+	witness, err := dial(t.target, t.prefix+"witness", t.prefix, &step{client: i, do: connect, version: packet.V311, clean: true, window: 65535})
+	if err != nil {
+		return err
+	}
+	defer witness.close()
+	if !witness.await(patience, func() bool { return witness.connack != nil }) {
+		return errors.New("the witness is not let in")
+	}
+	if err := witness.send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{{Filter: t.prefix + w.topic}}}); err != nil {
+		return err
+	}
+	if !witness.await(patience, func() bool { return witness.subacks[1] != nil }) {
+		return errors.New("the witness is not subscribed")
+	}
+	if err := t.gone(i, false); err != nil {
+		return err
+	}
+	if !witness.await(patience, func() bool {
+		return slices.ContainsFunc(witness.heard, func(h heard) bool { return h.payload == w.payload && !h.retain })
+	}) {
+		return fmt.Errorf("c%d: its Will is not published", i)
 	}
 	return nil
 }
