@@ -62,8 +62,15 @@ func (r remains) await(f func(done func(error))) {
 }
 
 // TestReleasedBehindWindow: a crash has brought back more acknowledged messages
-// than a window, ahead of one that waits for PUBCOMP.
+// than a window, ahead of one that waits for PUBCOMP. The client may be lost
+// again before it has answered anything.
 func TestReleasedBehindWindow(t *testing.T) {
+	for lost := range 3 {
+		t.Run(fmt.Sprint("lost ", lost, " times"), func(t *testing.T) { releasedBehindWindow(t, lost) })
+	}
+}
+
+func releasedBehindWindow(t *testing.T, lost int) {
 	left := leave(t)
 	key := left.session("c")
 	const n = 12 // the window is 10
@@ -85,6 +92,11 @@ func TestReleasedBehindWindow(t *testing.T) {
 	left.await(func(done func(error)) { left.Release(key, last, n, done) })
 
 	s := start(t, durable(left.Engine))
+	for range lost {
+		c := s.resume(packet.V5, "c", true)
+		receive[*packet.Publish](t, c)
+		s.cut(c, "c")
+	}
 	c := s.resume(packet.V5, "c", true)
 	next, released := uint16(1), false
 	for next < n || !released {

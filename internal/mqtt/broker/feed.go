@@ -77,8 +77,9 @@ func (bx *box) givePage(r *round, c *conn, from stored.Cursor, page *stored.Page
 			break
 		}
 		// Given before, if the connection began with it or the cursor was set
-		// back; settled since the page was read, perhaps.
-		if _, have := bx.out[e.PacketID]; have || bx.b.store.Settled(e.Ref) {
+		// back; settled since the page was read, perhaps. What only awaits PUBCOMP
+		// is for the beginning of a connection.
+		if _, have := bx.out[e.PacketID]; have || e.Released || bx.b.store.Settled(e.Ref) {
 			bx.cursor = e.Ref.Cursor()
 			continue
 		}

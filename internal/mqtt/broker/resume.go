@@ -51,6 +51,7 @@ func (bx *box) state(c *conn) (*session.State, error) {
 	bx.mu.Unlock()
 	var cursor stored.Cursor
 	rest := false // the entries are behind those that are sent again
+	found := 0    // of sent
 	for {
 		page, err := bx.b.store.Pending(bx.key, &cursor, pageMessages, pageBytes)
 		if err != nil {
@@ -60,13 +61,21 @@ func (bx *box) state(c *conn) (*session.State, error) {
 			e := &page.Entries[i]
 			cursor = e.Ref.Cursor()
 			_, before := sent[e.PacketID]
+			if before {
+				found++
+			}
 			// What was sent before a restart is not known; whatever came before
 			// the client went may have been.
 			again := before || e.Released || !known && len(st.Inflight) < int(bx.b.cfg.MaxInflight) && !e.Message.Received.After(asleep)
 			if !again {
 				// A crash brings back what was acknowledged in the last moment, so
 				// that more than a window may be ahead of what awaits PUBCOMP.
-				if rest = true; known || e.Message.Received.After(asleep) {
+				rest = true
+				over := e.Message.Received.After(asleep)
+				if known {
+					over = found == len(sent) || over && !asleep.IsZero()
+				}
+				if over {
 					return st, nil
 				}
 				continue
