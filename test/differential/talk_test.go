@@ -51,18 +51,27 @@ func (t *talk) do(s *step, satisfied func(*outcome) bool) (*outcome, error) {
 			return nil, err
 		}
 	}
-	for {
-		if err := t.settle(); err != nil {
-			return nil, err
-		}
-		t.collect(&o)
-		if satisfied == nil || satisfied(&o) || time.Now().After(deadline) {
-			break
-		}
-		t.awaitNews(deadline)
+	if err := t.more(&o, satisfied, deadline); err != nil {
+		return nil, err
 	}
 	slices.Sort(o.answers)
 	return &o, t.faults()
+}
+
+// more adds what comes until nothing more does, and until satisfied or the
+// deadline: a broker may send a message that had to wait for an acknowledgement
+// after PINGRESP.
+func (t *talk) more(o *outcome, satisfied func(*outcome) bool, deadline time.Time) error {
+	for {
+		if err := t.settle(); err != nil {
+			return err
+		}
+		t.collect(o)
+		if satisfied == nil || satisfied(o) || time.Now().After(deadline) {
+			return nil
+		}
+		t.awaitNews(deadline)
+	}
 }
 
 // faults returns what was illegal whatever the other broker does.
