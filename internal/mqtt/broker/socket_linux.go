@@ -52,6 +52,7 @@ func (s *socket) admit(_ *round, id string, p *packet.Connect, expiry uint32) {
 // rouse implements link.
 func (s *socket) rouse() { s.post() }
 
+// catchUp implements link.
 func (s *socket) catchUp(done func()) {
 	s.loop.call(func() {
 		defer done()

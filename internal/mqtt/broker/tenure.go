@@ -17,7 +17,8 @@ const catchUpTimeout = 100 * time.Millisecond
 // handle what it has sent before it is taken over. A client that sends
 // DISCONNECT and connects again at once may be read here first; without this
 // its Will would be published [MQTT-3.14.4-3], and it would seem to have been
-// taken over.
+// taken over. It cannot be heard if it comes late, behind more than a turn's
+// bytes or unread answers, or over a stream.
 func (c *conn) awaitLastWords(ctx context.Context) {
 	old := c.realm.holding(c.name.id)
 	if old == nil {
