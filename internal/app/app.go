@@ -49,7 +49,7 @@ type Options struct {
 type Server struct {
 	cfg     config.Config
 	log     *slog.Logger
-	clock   clock.Clock
+	clock   *clock.Steady
 	version string
 	started time.Time
 
@@ -83,7 +83,7 @@ func Open(ctx context.Context, cfg config.Config, o Options) (_ *Server, err err
 	if o.Clock == nil {
 		o.Clock = clock.System{}
 	}
-	s := &Server{cfg: cfg, log: o.Log, clock: o.Clock, version: o.Version, started: o.Clock.Now(), failed: make(chan error, 1)}
+	s := &Server{cfg: cfg, log: o.Log, clock: clock.NewSteady(o.Clock, o.Log), version: o.Version, started: o.Clock.Now(), failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())

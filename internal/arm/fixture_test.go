@@ -42,7 +42,8 @@ const (
 // still is a clock that always shows the same time; its timers are real.
 type still struct{ clock.System }
 
-func (still) Now() time.Time { return time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC) }
+func (still) Now() time.Time           { return time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC) }
+func (still) Monotonic() time.Duration { return 0 }
 
 // fixture is the control plane over real services and a real listener.
 type fixture struct {

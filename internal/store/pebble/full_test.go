@@ -24,8 +24,9 @@ type handClock struct {
 	ns atomic.Int64
 }
 
-func (c *handClock) Now() time.Time          { return time.Unix(1e9, c.ns.Load()).UTC() }
-func (c *handClock) advance(d time.Duration) { c.ns.Add(int64(d)) }
+func (c *handClock) Now() time.Time           { return time.Unix(1e9, c.ns.Load()).UTC() }
+func (c *handClock) Monotonic() time.Duration { return time.Duration(c.ns.Load()) }
+func (c *handClock) advance(d time.Duration)  { c.ns.Add(int64(d)) }
 
 func recordKey(name string) []byte { return store.AppendKey(nil, 1, store.TableResource, name) }
 

@@ -1,0 +1,119 @@
+package clock
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// How a Steady clock follows the wall clock.
+const (
+	// Tolerance is how far the wall clock may be from where it is expected
+	// without having jumped: that much is followed at once, as a clock that is
+	// slewed, or stepped by a second, has to be.
+	Tolerance = 5 * time.Second
+	// Hold is how long a jump must last before it is believed.
+	Hold = time.Hour
+)
+
+// Instant is one moment by both readings.
+type Instant struct {
+	Wall time.Time     // of the steady clock, in UTC
+	Mono time.Duration // see Clock.Monotonic
+}
+
+// Steady is a Clock that also tells a time which does not jump with the wall
+// clock: a machine whose time was set an hour ahead, by mistake or because it
+// was an hour slow, has not been running for an hour longer, and nothing may
+// expire, be trimmed or be given up because of it. A jump is reported once and
+// believed when it has lasted for Hold; if the wall clock comes back before,
+// nothing has happened.
+//
+// It notices a jump when it is asked for the time. Its methods may be called
+// concurrently.
+type Steady struct {
+	Clock
+	log *slog.Logger
+
+	// ahead is how far the steady time is ahead of the monotonic reading, in
+	// nanoseconds since 1970.
+	ahead   atomic.Int64
+	holding atomic.Bool // jump is not 0
+
+	mu    sync.Mutex
+	jump  time.Duration // of the wall clock, not believed yet; 0: none
+	since time.Duration // when it was noticed, by the monotonic reading
+}
+
+// NewSteady returns a steady clock over c that begins with c's wall time.
+// Jumps are logged to log, which may be nil.
+func NewSteady(c Clock, log *slog.Logger) *Steady {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Steady{Clock: c, log: log}
+	mono := c.Monotonic()
+	s.ahead.Store(c.Now().UnixNano() - int64(mono))
+	return s
+}
+
+// SteadyOf returns c if it is a steady clock, else one over c that logs
+// nothing.
+func SteadyOf(c Clock) *Steady {
+	if s, ok := c.(*Steady); ok {
+		return s
+	}
+	return NewSteady(c, nil)
+}
+
+// Steady returns the steady time, in UTC.
+func (s *Steady) Steady() time.Time { return s.Instant().Wall }
+
+// Instant returns the present moment.
+func (s *Steady) Instant() Instant {
+	wall, mono := s.Clock.Now(), s.Clock.Monotonic()
+	ahead := s.ahead.Load()
+	if off := time.Duration(wall.UnixNano() - int64(mono) - ahead); off.Abs() > slack || s.holding.Load() {
+		ahead = s.follow(off, mono)
+	}
+	return Instant{Wall: time.Unix(0, ahead+int64(mono)).UTC(), Mono: mono}
+}
+
+// Jumped returns how far the wall clock has jumped without being believed yet;
+// 0 if it has not.
+func (s *Steady) Jumped() time.Duration {
+	s.Instant()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.jump
+}
+
+// slack is below what two readings taken one after the other may differ by
+// when nothing has happened: it is not worth a lock.
+const slack = time.Millisecond
+
+// follow decides what becomes of a wall clock that is off from where it is
+// expected, and returns how far the steady time is ahead of the monotonic one.
+func (s *Steady) follow(off, mono time.Duration) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer func() { s.holding.Store(s.jump != 0) }()
+	switch {
+	case off.Abs() <= Tolerance:
+		if s.jump != 0 {
+			s.log.Warn("the wall clock is back where it was expected", "jump", s.jump, "lasted", mono-s.since)
+			s.jump = 0
+		}
+		s.ahead.Add(int64(off))
+	case s.jump == 0 || (off-s.jump).Abs() > Tolerance:
+		s.jump, s.since = off, mono
+		s.log.Warn("the wall clock has jumped: nothing expires or is trimmed because of it unless it lasts",
+			"jump", off, "believedAfter", Hold)
+	case mono-s.since >= Hold:
+		s.log.Warn("the wall clock's jump has lasted and is believed", "jump", off)
+		s.ahead.Add(int64(off))
+		s.jump = 0
+	}
+	return s.ahead.Load()
+}
