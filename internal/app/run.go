@@ -13,7 +13,7 @@ import (
 // in order: listeners, connections (DISCONNECT, server shutting down), the
 // ledger's last Disconnecteds, HTTP, delivery, store. The shutdown as a whole
 // takes at most the configured time. ready, which may be nil, is called once
-// everything listens. Run closes the server; it may be called once.
+// everything listens and the progress of deliveries has been read. Run closes the server; it may be called once.
 func (s *Server) Run(ctx context.Context, ready func() error) error {
 	r := &running{s: s}
 	r.services, r.stopServices = context.WithCancel(context.WithoutCancel(ctx))
@@ -41,9 +41,14 @@ func (s *Server) Run(ctx context.Context, ready func() error) error {
 	for _, ln := range s.listeners.https {
 		r.listener("https", ln, func(ctx context.Context) error { return s.http.ServeTLS(ctx, ln, s.cert.TLSConfig()) })
 	}
-	s.ready.Store(true)
 	var err error
-	if ready != nil {
+	select {
+	case <-s.dispatcher.Loaded(): // so that nobody is told of a backlog that is not known yet
+	case <-ctx.Done():
+	case err = <-s.failed:
+	}
+	s.ready.Store(true)
+	if err == nil && ready != nil {
 		err = ready()
 	}
 	if err == nil {

@@ -131,10 +131,12 @@ func (q *Queue) shelve(c change) {
 	it, l := c.item, c.item.lane
 	if it.stored {
 		l.shelf[it.rec.shelf].count--
+		q.ages.remove(it.rec.accepted)
 	}
 	if c.keep {
 		s := &l.shelf[c.next.shelf]
 		s.count++
+		q.ages.add(c.next.accepted)
 		s.put(place{c.next.due, it.pos})
 		if due := q.due[c.next.shelf]; due == 0 || c.next.due < due {
 			q.due[c.next.shelf] = c.next.due

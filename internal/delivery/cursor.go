@@ -105,9 +105,6 @@ func (q *Queue) collect(batches []*flushBatch) {
 	if q.gone || !q.loaded {
 		return
 	}
-	if q.idle() { // the counts can have drifted in a crash
-		q.tally.matched = q.tally.delivered + q.tally.deadLettered + q.tally.lost()
-	}
 	for _, l := range q.lanes {
 		if l == nil || !l.dirty {
 			continue
@@ -129,7 +126,8 @@ func (q *Queue) collect(batches []*flushBatch) {
 // did. The queue is locked.
 func (q *Queue) collectLane(l *lane, tail position, batches []*flushBatch) {
 	l.dirty = false
-	c := cursorRecord{position: l.cursor(tail), low: q.lows(l)}
+	c := l.progress(tail)
+	c.low = q.lows(l)
 	if c == l.written && !l.refused {
 		return
 	}

@@ -48,6 +48,7 @@ type Dispatcher struct {
 	readers chan struct{}
 	wake    chan struct{} // flush now
 	retain  chan struct{} // retention is due
+	ready   chan struct{} // closed once progress has been read
 
 	submits inFlight       // store batches without an outcome
 	work    sync.WaitGroup // goroutines of queues, and Run itself
@@ -91,6 +92,7 @@ func Open(o Options) (*Dispatcher, error) {
 		readers: make(chan struct{}, o.Settings.Readers),
 		wake:    make(chan struct{}, 1),
 		retain:  make(chan struct{}, 1),
+		ready:   make(chan struct{}),
 		queues:  make(map[uint64]*Queue),
 		sources: make(map[string]*Source),
 	}
@@ -136,7 +138,7 @@ func (d *Dispatcher) Remove(id uint64) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	pending := max(q.tally.backlog(), uint64(len(q.held)))
+	pending := q.pending()
 	q.drop(SubscriptionDeleted, pending)
 	if pending > 0 {
 		d.log.Warn("events dropped", "subscription", q.sub.Name, "reason", SubscriptionDeleted.String(), "events", pending)
@@ -161,6 +163,10 @@ func (d *Dispatcher) Source(realm string) *Source {
 	defer d.mu.Unlock()
 	return d.source(realm)
 }
+
+// Loaded is closed once Run has read the progress of all subscriptions. Until
+// then a Tally does not know what waits on disk, and says so.
+func (d *Dispatcher) Loaded() <-chan struct{} { return d.ready }
 
 // Run loads progress, delivers until ctx ends, then waits for attempts in
 // flight and writes progress down. It may be called once. Errors are those of

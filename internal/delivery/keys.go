@@ -147,6 +147,7 @@ func recordEvent(value []byte) (*event.Event, error) {
 // retryRecord is what is known of an event that was attempted or given up.
 // The zero value is that of an event never attempted.
 type retryRecord struct {
+	accepted int64 // when the event was accepted, Unix nanoseconds, 0: unknown
 	due      int64 // when it is read back, Unix nanoseconds; in the key
 	shelf    shelfKind
 	attempts int
@@ -156,15 +157,19 @@ type retryRecord struct {
 	since    int64   // when it was given up, Unix nanoseconds
 }
 
+// retryVersion adds the time of acceptance to what version 1 has.
+const retryVersion = 2
+
 func (r *retryRecord) append(dst []byte) []byte {
-	dst = append(dst, recordVersion, byte(r.outcome), byte(r.reason))
+	dst = append(dst, retryVersion, byte(r.outcome), byte(r.reason))
 	dst = binary.AppendUvarint(dst, uint64(r.attempts))
 	dst = binary.AppendVarint(dst, r.last)
-	return binary.AppendVarint(dst, r.since)
+	dst = binary.AppendVarint(dst, r.since)
+	return binary.AppendVarint(dst, r.accepted)
 }
 
 func decodeRetry(k shelfKind, due int64, value []byte) (retryRecord, error) {
-	if len(value) < 3 || value[0] != recordVersion || value[1] >= outcomes || value[2] >= reasons {
+	if len(value) < 3 || value[0] != recordVersion && value[0] != retryVersion || value[1] >= outcomes || value[2] >= reasons {
 		return retryRecord{}, errRecord
 	}
 	r := retryRecord{due: due, shelf: k, outcome: Outcome(value[1]), reason: Reason(value[2])}
@@ -177,7 +182,14 @@ func decodeRetry(k shelfKind, due int64, value []byte) (retryRecord, error) {
 	if r.last, w = binary.Varint(v); w <= 0 {
 		return retryRecord{}, errRecord
 	}
-	if r.since, w = binary.Varint(v[w:]); w <= 0 {
+	v = v[w:]
+	if r.since, w = binary.Varint(v); w <= 0 {
+		return retryRecord{}, errRecord
+	}
+	if value[0] == recordVersion {
+		return r, nil
+	}
+	if r.accepted, w = binary.Varint(v[w:]); w <= 0 {
 		return retryRecord{}, errRecord
 	}
 	return r, nil
@@ -188,24 +200,39 @@ type cursorRecord struct {
 	position position // everything up to here is settled or has a retry record
 	low      [shelves]int64
 	// low: no retry record of that shelf is due before
+
+	// The log has beyond events of the subscription after position and up to
+	// counted, so that after a start only what came later has to be counted.
+	counted position
+	beyond  uint64
 }
 
+// cursorVersion adds counted and beyond to what version 1 has.
+const cursorVersion = 2
+
 func (c *cursorRecord) append(dst []byte) []byte {
-	dst = append(dst, recordVersion)
+	dst = append(dst, cursorVersion)
 	dst = binary.BigEndian.AppendUint64(dst, uint64(c.position))
 	for _, low := range c.low {
 		dst = binary.BigEndian.AppendUint64(dst, uint64(low))
 	}
-	return dst
+	dst = binary.BigEndian.AppendUint64(dst, uint64(c.counted))
+	return binary.BigEndian.AppendUint64(dst, c.beyond)
 }
 
 func decodeCursor(value []byte) (cursorRecord, error) {
-	if len(value) != 1+8+8*shelves || value[0] != recordVersion {
+	const old, size = 1 + 8 + 8*shelves, 1 + 8 + 8*shelves + 16
+	if len(value) == 0 || !(value[0] == recordVersion && len(value) == old || value[0] == cursorVersion && len(value) == size) {
 		return cursorRecord{}, fmt.Errorf("cursor: %w", errRecord)
 	}
 	c := cursorRecord{position: position(binary.BigEndian.Uint64(value[1:]))}
 	for i := range c.low {
 		c.low[i] = int64(binary.BigEndian.Uint64(value[9+8*i:]))
+	}
+	c.counted = c.position
+	if value[0] == cursorVersion {
+		c.counted = position(binary.BigEndian.Uint64(value[old:]))
+		c.beyond = binary.BigEndian.Uint64(value[old+8:])
 	}
 	return c, nil
 }

@@ -71,12 +71,19 @@ type lane struct {
 	// Every event up to seen is owned by memory or settled. While the lane
 	// keeps up, seen follows the notifications; while it is behind, the reader.
 	seen     position
-	notified position // newest notification
+	notified position // newest notification beyond what a read had seen
 	behind   bool
+
+	// Events of the log beyond seen that nobody owns: those that were notified
+	// and not taken. They are counted, not listed, since there may be any number.
+	offered     position // newest notification, or newest event found at the start
+	unread      uint64
+	unreadSince int64      // the first of them was accepted then or later, Unix nanoseconds
+	early       []position // notified before the log had been counted
 
 	pending []*item               // taken from the log, in order, from head on
 	head    int                   // before it all are settled
-	skip    map[position]struct{} // beyond the cursor, but on a shelf since before the start
+	skip    map[position]struct{} // beyond seen, but on a shelf since before the start
 	shelf   [shelves]shelf
 
 	written cursorRecord // newest that was submitted
@@ -111,6 +118,42 @@ func (l *lane) cursor(tail position) position {
 		return max(l.seen, l.written.position)
 	}
 	return max(l.seen, tail, l.written.position)
+}
+
+// leave counts an event of the log that is not taken now.
+func (l *lane) leave(accepted int64) {
+	if l.unread == 0 {
+		l.unreadSince = accepted
+	}
+	l.unread++
+}
+
+// found discounts an event that the lane has come to, accepted then. A read can
+// come to an event before its notification; it was not counted.
+func (l *lane) found(p position, accepted int64) {
+	if p > l.offered || l.unread == 0 {
+		return
+	}
+	l.unread--
+	l.unreadSince = max(l.unreadSince, accepted) // the next one is no older
+}
+
+// pass notes an event that nothing has to be done for, so that those beyond
+// the cursor stay complete.
+func (l *lane) pass(p position) {
+	if l.head < len(l.pending) {
+		l.pending = append(l.pending, &item{lane: l, pos: p, fromLog: true, settled: true})
+	}
+}
+
+// progress is the lane's progress as it is to be written. Tail is as for
+// cursor.
+func (l *lane) progress(tail position) cursorRecord {
+	return cursorRecord{
+		position: l.cursor(tail),
+		counted:  max(tail, l.offered, l.seen),
+		beyond:   uint64(l.waits()) + l.unread,
+	}
 }
 
 // waits is the number of events the cursor has to pass, settled or not.

@@ -38,6 +38,7 @@ func (d *Dispatcher) load() error {
 	for _, q := range started {
 		q.start()
 	}
+	close(d.ready)
 	return nil
 }
 
@@ -62,18 +63,26 @@ func (l *loader) partition(p uint8) error {
 	if err != nil {
 		return err
 	}
+	logs := map[string]*logCount{}
+	for realm, tail := range tails {
+		if logs[realm], err = l.count(p, realm, tail, cursors); err != nil {
+			return err
+		}
+	}
 	for id, q := range l.queues {
-		q.resume(p, cursors[id], tails[q.source.realm])
+		q.resume(p, cursors[id], logs[q.source.realm], l.snap.Index())
 	}
 	return l.retries(p)
 }
 
-// resume sets a lane to its durable progress.
-func (q *Queue) resume(p uint8, c cursorRecord, tail position) {
+// resume sets a lane to its durable progress. The log is nil if it is empty; it
+// was counted up to the commit index known.
+func (q *Queue) resume(p uint8, c cursorRecord, log *logCount, known uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.counted = int(p) + 1
 	start := endOf(q.sub.Start)
-	if c == (cursorRecord{}) && tail <= start && q.lanes[p] == nil {
+	if c == (cursorRecord{}) && (log == nil || log.tail <= start) && q.lanes[p] == nil {
 		return
 	}
 	l := q.lane(p)
@@ -82,7 +91,110 @@ func (q *Queue) resume(p uint8, c cursorRecord, tail position) {
 	for k := range l.shelf {
 		l.shelf[k].from.due = c.low[k]
 	}
-	q.setBehind(l, max(tail, l.notified) > l.seen)
+	if log != nil {
+		l.unread, l.unreadSince = log.of[q.sub.ID], log.oldest[q.sub.ID]
+		l.offered = max(l.offered, log.tail)
+	}
+	for _, early := range l.early {
+		if early > endOf(known) {
+			l.leave(unixNano(q.d.clock.Now()))
+		}
+	}
+	l.early = nil
+	q.setBehind(l, max(l.offered, l.notified) > l.seen)
+}
+
+// logCount is how many events of each subscription the log has that its cursor
+// has not passed.
+type logCount struct {
+	tail   position          // newest event of the log
+	of     map[uint64]uint64 // by subscription
+	oldest map[uint64]int64  // the first of them was accepted then or later
+}
+
+// count counts the log of one source beyond the cursors of its subscriptions.
+// A cursor says how much there was when it was written, so that only what came
+// later is read, unless retention has overtaken it since.
+func (l *loader) count(p uint8, realm string, tail position, cursors map[uint64]cursorRecord) (*logCount, error) {
+	c := &logCount{tail: tail, of: map[uint64]uint64{}, oldest: map[uint64]int64{}}
+	prefix := l.d.Source(realm).Prefix(p)
+	first, err := l.first(prefix, 0)
+	if err != nil {
+		return nil, err
+	}
+	from := map[uint64]position{} // what is counted already
+	begin := tail
+	for id, q := range l.queues {
+		if q.source.realm != realm {
+			continue
+		}
+		at := endOf(q.sub.Start)
+		if cursor, ok := cursors[id]; ok {
+			at = max(at, cursor.position)
+			if cursor.counted > at && (cursor.beyond == 0 || first <= cursor.position+1) {
+				at, c.of[id] = cursor.counted, cursor.beyond
+			}
+		}
+		from[id] = at
+		begin = min(begin, at)
+	}
+	it := l.snap.Iter(eventKey(prefix, begin+1), store.PrefixEnd(prefix))
+	defer it.Close()
+	for begin < tail && it.Next() {
+		pos, ok := eventPosition(it.Key())
+		if !ok {
+			continue
+		}
+		// What cannot be read counts for nobody.
+		_, _ = eachSubscription(it.Value(), func(id uint64) {
+			if at, ours := from[id]; ours && pos > at {
+				c.of[id]++
+			}
+		})
+	}
+	if err := it.Err(); err != nil {
+		return nil, err
+	}
+	for id, n := range c.of {
+		if n > 0 {
+			if err := l.age(prefix, max(cursors[id].position, endOf(l.queues[id].sub.Start)), id, c); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return c, nil
+}
+
+// first is the position of the first event after another one, 0 if there is
+// none.
+func (l *loader) first(prefix []byte, after position) (position, error) {
+	it := l.snap.Iter(eventKey(prefix, after), store.PrefixEnd(prefix))
+	defer it.Close()
+	if !it.Next() {
+		return 0, it.Err()
+	}
+	pos, _ := eventPosition(it.Key())
+	return pos, it.Err()
+}
+
+// age finds out when the first event of a subscription beyond its cursor was
+// accepted. If that is far away, that of the nearest event will do.
+func (l *loader) age(prefix []byte, cursor position, id uint64, c *logCount) error {
+	it := l.snap.Iter(eventKey(prefix, cursor+1), store.PrefixEnd(prefix))
+	defer it.Close()
+	for n := 0; it.Next() && n < examine; n++ {
+		mine, err := recordHas(it.Value(), id)
+		if err != nil || n > 0 && !mine {
+			continue
+		}
+		if e, err := recordEvent(it.Value()); err == nil {
+			c.oldest[id] = unixNano(e.Accepted)
+		}
+		if mine {
+			break
+		}
+	}
+	return it.Err()
 }
 
 func (l *loader) cursors(p uint8, into map[uint64]cursorRecord) error {
@@ -183,9 +295,10 @@ func (q *Queue) resumeShelf(it store.Iterator, p uint8, own []byte, k shelfKind)
 	low, seen := l.shelf[k].from.due, l.seen
 	q.mu.Unlock()
 	var (
-		s    shelf
-		last int64
-		skip []position
+		s     shelf
+		last  int64
+		skip  []position
+		found ages
 	)
 	for ok := it.SeekGE(retryKey(own, k, low, 0)); ok && bytes.HasPrefix(it.Key(), own); ok = it.Next() {
 		kind, due, pos, fine := retrySuffix(it.Key()[len(own):])
@@ -197,6 +310,9 @@ func (q *Queue) resumeShelf(it store.Iterator, p uint8, own []byte, k shelfKind)
 		}
 		if s.count == 0 {
 			s.next, s.from = due, place{due, pos}
+		}
+		if rec, err := decodeRetry(k, due, it.Value()); err == nil {
+			found.add(rec.accepted)
 		}
 		s.count++
 		last = due
@@ -210,6 +326,7 @@ func (q *Queue) resumeShelf(it store.Iterator, p uint8, own []byte, k shelfKind)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	l.shelf[k] = s
+	q.ages.merge(found)
 	if q.due[k] == 0 || s.next < q.due[k] {
 		q.due[k] = s.next
 	}

@@ -12,6 +12,7 @@ type metrics struct {
 	attempts      [outcomes]prometheus.Counter
 	dropped       [reasons]prometheus.Counter
 	deadLettered  [reasons]prometheus.Counter
+	matched       prometheus.Counter
 	delivered     prometheus.Counter
 	writeFailures prometheus.Counter
 	retained      prometheus.Counter
@@ -21,6 +22,8 @@ type metrics struct {
 
 func newMetrics(d *Dispatcher) *metrics {
 	m := &metrics{
+		matched: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rollcall_delivery_matched_events_total", Help: "Events accepted for subscriptions, counted once for each."}),
 		delivered: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rollcall_delivery_events_total", Help: "Events that a destination took."}),
 		writeFailures: prometheus.NewCounter(prometheus.CounterOpts{
@@ -47,9 +50,9 @@ func newMetrics(d *Dispatcher) *metrics {
 		m.dropped[r] = dropped.WithLabelValues(r.String())
 		m.deadLettered[r] = dead.WithLabelValues(r.String())
 	}
-	m.all = []prometheus.Collector{m.delivered, m.writeFailures, m.retained, m.duration, attempts, dropped, dead,
+	m.all = []prometheus.Collector{m.matched, m.delivered, m.writeFailures, m.retained, m.duration, attempts, dropped, dead,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "rollcall_delivery_pending_events", Help: "Estimate of events not settled, over all subscriptions."},
+			Name: "rollcall_delivery_pending_events", Help: "Events not settled, over all subscriptions."},
 			func() float64 { return float64(d.backlog()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "rollcall_delivery_workers_busy", Help: "Requests under way or about to be."},
@@ -84,7 +87,7 @@ func (d *Dispatcher) backlog() uint64 {
 	var n uint64
 	for _, q := range queues {
 		q.mu.Lock()
-		n += max(q.tally.backlog(), uint64(len(q.held)))
+		n += q.pending()
 		q.mu.Unlock()
 	}
 	return n

@@ -27,10 +27,13 @@ type Queue struct {
 	stopped bool // the dispatcher is ending
 	gone    bool // the subscription was removed
 
-	lanes  []*lane // by partition; nil until touched
-	behind int     // lanes that are behind
-	held   map[held]*item
-	recent map[held]struct{} // let go of since the read under way began, else nil
+	lanes   []*lane // by partition; nil until touched
+	counted int     // partitions whose log has been counted
+	behind  int     // lanes that are behind
+	held    map[held]*item
+	onDisk  int               // held items that have a retry record
+	ages    ages              // of the events that have a retry record
+	recent  map[held]struct{} // let go of since the read under way began, else nil
 
 	fresh, retrying, dead int // unsettled items by where they came from
 	bytes                 int // estimated size of all of them
@@ -99,17 +102,20 @@ func (q *Queue) offer(partition uint8, p position, e *event.Event, size int) {
 		q.d.metrics.dropped[SubscriptionDeleted].Inc()
 		return
 	}
-	q.tally.matched++
-	q.touch()
+	q.d.metrics.matched.Inc()
 	l := q.lane(partition)
+	l.offered = max(l.offered, p)
 	if p <= l.seen { // a read was quicker than the notification
 		return
 	}
 	l.notified = max(l.notified, p)
-	if l.behind {
+	switch {
+	case !q.loaded && q.counted <= int(partition):
+		l.early = append(l.early, p)
+		q.setBehind(l, true)
 		return
-	}
-	if !q.live() || !q.room(l, size) {
+	case l.behind || !q.live() || !q.room(l, size):
+		l.leave(unixNano(e.Accepted))
 		q.setBehind(l, true)
 		return
 	}
@@ -138,6 +144,7 @@ func (q *Queue) room(l *lane, size int) bool {
 // take makes memory the owner of an event of the log.
 func (q *Queue) take(l *lane, p position, e *event.Event, size int) {
 	it := &item{lane: l, pos: p, event: e, counter: &q.fresh, fromLog: true}
+	it.rec.accepted = unixNano(e.Accepted)
 	l.pending = append(l.pending, it)
 	q.hold(it, size)
 	q.ready.push(it)
@@ -147,6 +154,9 @@ func (q *Queue) hold(it *item, size int) {
 	q.held[held{it.lane.partition, it.pos}] = it
 	*it.counter++
 	q.bytes += size
+	if it.stored {
+		q.onDisk++
+	}
 }
 
 // release lets go of a settled item.
@@ -155,6 +165,9 @@ func (q *Queue) release(it *item) {
 	q.stalled = false
 	*it.counter--
 	q.bytes -= it.event.Size()
+	if it.stored {
+		q.onDisk--
+	}
 	key := held{it.lane.partition, it.pos}
 	delete(q.held, key)
 	if q.recent != nil {

@@ -197,6 +197,7 @@ func (q *Queue) readLog(snap store.Snapshot, l *lane, id uint64) error {
 		// What was notified after the snapshot is still to be read.
 		if l.notified <= l.seen {
 			q.setBehind(l, false)
+			l.unread = 0 // by now it is, whatever a commit of unknown outcome did to it
 			q.progress++
 		}
 		q.mu.Unlock()
@@ -222,23 +223,25 @@ func (q *Queue) accept(l *lane, batch []logged, last position) bool {
 		if ev.pos <= l.seen { // retention has counted it
 			continue
 		}
-		q.progress++
-		if _, onShelf := l.skip[ev.pos]; onShelf {
+		accepted := l.unreadSince
+		_, onShelf := l.skip[ev.pos]
+		switch {
+		case onShelf:
 			delete(l.skip, ev.pos)
-			l.seen = ev.pos
-			continue
-		}
-		if ev.event == nil {
+			l.pass(ev.pos)
+		case ev.event == nil:
 			q.drop(Unreadable, 1)
-			l.seen = ev.pos
-			continue
+			l.pass(ev.pos)
+		default:
+			size := ev.event.Size()
+			if !q.room(l, size) {
+				return false
+			}
+			q.take(l, ev.pos, ev.event, size)
+			accepted = unixNano(ev.event.Accepted)
 		}
-		size := ev.event.Size()
-		if !q.room(l, size) {
-			q.progress--
-			return false
-		}
-		q.take(l, ev.pos, ev.event, size)
+		q.progress++
+		l.found(ev.pos, accepted)
 		l.seen = ev.pos
 	}
 	if last > l.seen {

@@ -127,6 +127,7 @@ func (q *Queue) expire(partition uint8, positions []position, cut position) {
 		if p <= l.seen {
 			continue
 		}
+		l.found(p, l.unreadSince)
 		if _, onShelf := l.skip[p]; onShelf {
 			delete(l.skip, p) // its retry record tells when it is due
 			continue

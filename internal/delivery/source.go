@@ -116,13 +116,16 @@ func (q *Queue) adopt(partition uint8, p position, e *event.Event) {
 	l := q.lane(partition)
 	_, owned := q.held[held{partition, p}]
 	if q.gone || owned || l.behind && p > l.seen {
+		if !q.gone && !owned {
+			l.leave(unixNano(e.Accepted)) // the reader will come to it
+		}
 		q.mu.Unlock()
 		return
 	}
-	q.tally.matched++
+	q.d.metrics.matched.Inc()
 	it := &item{lane: l, pos: p, event: e, counter: &q.retrying}
 	q.hold(it, e.Size())
-	next := retryRecord{shelf: waiting, due: q.d.clock.Now().UnixNano()}
+	next := retryRecord{shelf: waiting, due: q.d.clock.Now().UnixNano(), accepted: unixNano(e.Accepted)}
 	q.mu.Unlock()
 	q.apply([]change{{item: it, keep: true, next: next}})
 }

@@ -6,7 +6,10 @@ import (
 )
 
 // Tally is what became of a subscription's events. Counts survive restarts;
-// after a crash those of the last moments may be missing or doubled.
+// after a crash those of the last moments may be missing or doubled. Backlog is
+// no count: it is derived from positions and queues, on disk and in memory.
+// Matched is what has been settled and what is pending, so that it is never
+// less than the sum of what became of the events.
 type Tally struct {
 	Matched        uint64            `json:"matched"`
 	Delivered      uint64            `json:"delivered"`
@@ -14,13 +17,17 @@ type Tally struct {
 	Dropped        map[string]uint64 `json:"dropped,omitempty"`        // by reason
 	FailedAttempts map[string]uint64 `json:"failedAttempts,omitempty"` // by outcome
 
-	Backlog  uint64 `json:"backlog"`  // estimate of events not settled
+	Backlog  uint64 `json:"backlog"`  // events not settled
 	InFlight int    `json:"inFlight"` // events being attempted or written now
 	Retrying int    `json:"retrying"` // events that wait for another attempt
 	Dying    int    `json:"dying"`    // events that wait to be dead-lettered
 
-	// OldestPending is the acceptance time of the oldest unsettled event in
-	// memory; zero if there is none.
+	// Loading says that the server has just started and does not know yet what
+	// is pending on disk.
+	Loading bool `json:"loading,omitempty"`
+
+	// OldestPending is when the oldest unsettled event was accepted; zero if
+	// there is none. Where events wait on disk it may be up to a minute early.
 	OldestPending  time.Time  `json:"oldestPending,omitzero"`
 	ProbationUntil time.Time  `json:"probationUntil,omitzero"` // nothing is attempted before
 	LastError      *LastError `json:"lastError,omitempty"`
@@ -36,12 +43,12 @@ type LastError struct {
 
 // tally is the counts within a queue.
 type tally struct {
-	matched, delivered, deadLettered uint64
-	dropped                          [reasons]uint64
-	failed                           [outcomes]uint64
-	lastError                        *LastError
-	logged                           uint64 // drops that have been logged
-	passes                           uint   // reads made; not stored
+	delivered, deadLettered uint64
+	dropped                 [reasons]uint64
+	failed                  [outcomes]uint64
+	lastError               *LastError
+	logged                  uint64 // drops that have been logged
+	passes                  uint   // reads made; not stored
 }
 
 func (t *tally) observe(r Result, now time.Time) {
@@ -60,18 +67,13 @@ func (t *tally) lost() uint64 {
 	return n
 }
 
-// backlog is what matched and has not been settled as far as the counts tell.
-func (t *tally) backlog() uint64 {
-	done := t.delivered + t.deadLettered + t.lost()
-	if done >= t.matched {
-		return 0
-	}
-	return t.matched - done
-}
+// settled is how many events have been settled, in whatever way.
+func (t *tally) settled() uint64 { return t.delivered + t.deadLettered + t.lost() }
 
 func (t *tally) append(dst []byte) []byte {
 	dst = append(dst, recordVersion)
-	for _, n := range []uint64{t.matched, t.delivered, t.deadLettered} {
+	// The first number was a count of matches, which is derived now.
+	for _, n := range []uint64{t.settled(), t.delivered, t.deadLettered} {
 		dst = binary.AppendUvarint(dst, n)
 	}
 	dst = append(dst, reasons, outcomes)
@@ -99,7 +101,7 @@ func (t *tally) add(value []byte) error {
 		v = v[w:]
 		return n
 	}
-	matched, delivered, deadLettered := take(), take(), take()
+	_, delivered, deadLettered := take(), take(), take()
 	if bad || len(v) < 2 {
 		return errRecord
 	}
@@ -120,7 +122,6 @@ func (t *tally) add(value []byte) error {
 	if bad {
 		return errRecord
 	}
-	t.matched += matched
 	t.delivered += delivered
 	t.deadLettered += deadLettered
 	for i, n := range dropped {
@@ -137,10 +138,11 @@ func (t *tally) add(value []byte) error {
 func (q *Queue) Tally() Tally {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	pending := q.pending()
 	t := Tally{
-		Matched: q.tally.matched, Delivered: q.tally.delivered, DeadLettered: q.tally.deadLettered,
+		Matched: q.tally.settled() + pending, Delivered: q.tally.delivered, DeadLettered: q.tally.deadLettered,
 		Dropped: map[string]uint64{}, FailedAttempts: map[string]uint64{},
-		Backlog: max(q.tally.backlog(), uint64(len(q.held))), LastError: q.tally.lastError,
+		Backlog: pending, Loading: !q.loaded, LastError: q.tally.lastError,
 	}
 	for r, n := range q.tally.dropped {
 		if n > 0 {
@@ -159,10 +161,8 @@ func (q *Queue) Tally() Tally {
 			t.Dying += l.shelf[dying].count
 		}
 	}
-	for _, it := range q.held {
-		if a := it.event.Accepted; !a.IsZero() && (t.OldestPending.IsZero() || a.Before(t.OldestPending)) {
-			t.OldestPending = a
-		}
+	if pending > 0 {
+		t.OldestPending = q.oldest()
 	}
 	if q.health.remaining(q.d.clock.Now()) > 0 {
 		t.ProbationUntil = q.health.until
@@ -170,16 +170,112 @@ func (q *Queue) Tally() Tally {
 	return t
 }
 
-// idle reports whether nothing is pending as far as memory can tell. The queue
-// is locked.
-func (q *Queue) idle() bool {
-	if len(q.held) > 0 || q.behind > 0 || !q.loaded {
-		return false
+// pending is how many events are not settled: those in memory, those that have
+// a retry record, and those that the log has beyond what was read. The queue is
+// locked.
+func (q *Queue) pending() uint64 {
+	if q.gone {
+		return 0
 	}
+	n := len(q.held) - q.onDisk
 	for _, l := range q.lanes {
-		if l != nil && l.shelf[waiting].count+l.shelf[dying].count > 0 {
-			return false
+		if l == nil {
+			continue
+		}
+		n += l.shelf[waiting].count + l.shelf[dying].count
+		n += max(0, int(l.unread)-len(l.skip)) + len(l.early)
+	}
+	return uint64(max(0, n))
+}
+
+// oldest is when the oldest unsettled event was accepted. The queue is locked.
+func (q *Queue) oldest() time.Time {
+	oldest := q.ages.oldest()
+	consider := func(t int64) {
+		if t != 0 && (oldest == 0 || t < oldest) {
+			oldest = t
 		}
 	}
-	return true
+	for _, it := range q.held {
+		consider(unixNano(it.event.Accepted))
+	}
+	for _, l := range q.lanes {
+		if l != nil && l.unread > uint64(len(l.skip)) {
+			consider(l.unreadSince)
+		}
+	}
+	if oldest == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, oldest).UTC()
+}
+
+// ages tells how old the oldest of many events is, which come and go in any
+// order. Events accepted within the same minute share an entry, so that its
+// size is bounded by the longest time to live and not by their number.
+type ages map[int64]age
+
+type age struct {
+	events int
+	oldest int64 // of all that were added since the entry was empty
+}
+
+func minuteOf(accepted int64) int64 { return accepted / int64(time.Minute) }
+
+func (a *ages) add(accepted int64) {
+	if *a == nil {
+		*a = make(ages)
+	}
+	m := minuteOf(accepted)
+	have, ok := (*a)[m]
+	if !ok || accepted < have.oldest {
+		have.oldest = accepted
+	}
+	have.events++
+	(*a)[m] = have
+}
+
+func (a ages) remove(accepted int64) {
+	m := minuteOf(accepted)
+	have := a[m]
+	if have.events--; have.events <= 0 {
+		delete(a, m)
+		return
+	}
+	a[m] = have
+}
+
+// merge adds all of b.
+func (a *ages) merge(b ages) {
+	if *a == nil {
+		*a = b
+		return
+	}
+	for m, one := range b {
+		have, ok := (*a)[m]
+		if !ok || one.oldest < have.oldest {
+			have.oldest = one.oldest
+		}
+		have.events += one.events
+		(*a)[m] = have
+	}
+}
+
+// oldest returns 0 if there is none.
+func (a ages) oldest() int64 {
+	var oldest int64
+	for _, one := range a {
+		if one.oldest != 0 && (oldest == 0 || one.oldest < oldest) {
+			oldest = one.oldest
+		}
+	}
+	return oldest
+}
+
+// unixNano is a time as it is kept, 0 for the zero time.
+func unixNano(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
 }

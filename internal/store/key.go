@@ -33,6 +33,7 @@ const (
 	TableCursor   Table = 0x40 // delivery: progress of each subscription
 	TableRetry    Table = 0x41 // delivery: events waiting for another attempt
 	TableTally    Table = 0x42 // delivery: counts of delivered, dropped, dead-lettered
+	TableLog      Table = 0x43 // delivery: what the event log takes, by source
 
 	TableSessionState Table = 0x50 // mqtt/stored: session state that outlives a connection
 	TableFilter       Table = 0x51 // mqtt/stored: subscriptions of stored sessions
