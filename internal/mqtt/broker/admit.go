@@ -67,8 +67,7 @@ func (c *conn) judge(r *round, id string, p *packet.Connect, expiry uint32, sett
 		settled()
 		return
 	}
-	c.awaitLastWords(ctx)
-	c.claim(who, p, expiry, settled)
+	c.awaitLastWords(func() { c.claim(who, p, expiry, settled) })
 }
 
 // belongsTo reports whether the client of that authentication name may have the
@@ -119,7 +118,7 @@ func (c *conn) hired(r *round, h Hold, who Identity, e *entry) {
 	over := c.s.Ended() // only a fault of ours ends it before it is admitted
 	c.mu.Unlock()
 	if over {
-		c.enter(r, e, session.Admission{}) // as the claim has stored it; the client is told nothing
+		c.enter(r, e, session.Admission{})(r) // as the claim has stored it; the client is told nothing
 		c.ended(r, &session.Final{Expiry: e.expiry(), Ending: session.Ending{Reason: disconnect.ServerError, Evidence: disconnect.Evidence{
 			Kind: disconnect.Internal, Detail: "the connection failed inside the server"}}})
 		if bx := c.box; bx != nil && (e.expiry() == 0 || bx.isDead()) {
@@ -127,8 +126,9 @@ func (c *conn) hired(r *round, h Hold, who Identity, e *entry) {
 		}
 		return
 	}
-	c.realm.hold(c)
-	c.enter(r, e, session.Admission{ExpiresAt: who.ExpiresAt, ExpiryDetail: who.ExpiryDetail})
+	before := c.realm.holds(c)
+	admit := c.enter(r, e, session.Admission{ExpiresAt: who.ExpiresAt, ExpiryDetail: who.ExpiryDetail})
+	c.afterEarlier(r, before, admit)
 }
 
 func (c *conn) claimRefused(r *round, err error) {

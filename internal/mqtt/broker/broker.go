@@ -243,6 +243,7 @@ func (b *Broker) subscriptions() (n int) {
 }
 
 func (b *Broker) leave(c *conn) {
+	c.departAtLast()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.conns, c)

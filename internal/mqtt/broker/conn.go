@@ -48,11 +48,21 @@ type conn struct {
 	left      *session.State // set at the end, if something is to be done with it
 	will      *stored.Will   // as the claim has stored it
 	released  bool           // ended has settled the end
+	departed  bool           // all that it leaves has been published
+	evicted   bool           // its session was taken over
 	abandoned bool           // the owner has stopped before
 	tells     bool           // the owner is to publish the Will
 	held      bool           // the Will waits in the box
 	shared    []string       // filters of shared subscriptions, if there is no box
 	waiting   chan struct{}  // somebody waits for room
+
+	catchUps   []func()       // called when what has arrived is handled
+	caught     int            // bytes handled since somebody waits for that
+	successors []func(*round) // called when it has departed
+
+	// Under the realm's lock.
+	earlier *conn // of the same name, accepted before and not departed; see takeover.go
+	claimed bool  // it has held the session
 
 	replays   []session.Subscription // whose retained messages are to be sent
 	replaying bool
@@ -75,9 +85,10 @@ type link interface {
 	// backlog is how many bytes have left the connection's output and not been
 	// taken by the transport. It is called with the lock.
 	backlog() int
-	// catchUp has the owner read and handle what has arrived so far, as much as
-	// it would in one turn, and then call done; or calls done at once.
-	catchUp(done func())
+	// catchUp has the owner read and handle what has arrived so far, and then
+	// call caughtUp, also if that cannot be handled now because the client does
+	// not read. It is called with the lock and does not block.
+	catchUp()
 	// abort closes the transport without a word.
 	abort()
 }
@@ -153,10 +164,16 @@ func (c *conn) owes() bool {
 	return c.indebted
 }
 
-const closeTimeout = 5 * time.Second // for writing the last packets before a close
+const (
+	closeTimeout = 5 * time.Second        // for writing the last packets before a close
+	evictTimeout = 250 * time.Millisecond // the same while the client waits for its new connection
+)
 
 func (c *conn) writeTimeout() time.Duration {
-	if c.s.Ended() {
+	switch {
+	case c.evicted && !c.departed:
+		return min(c.b.opts.WriteTimeout, evictTimeout)
+	case c.s.Ended():
 		return min(c.b.opts.WriteTimeout, closeTimeout)
 	}
 	return c.b.opts.WriteTimeout

@@ -118,9 +118,9 @@ func (e *entry) stage(st *stored.Store, b *store.Batch, realm, name string) erro
 	return st.StageWill(b, realm, name, e.before, e.will)
 }
 
-// enter makes c the connection of what e decided, once that is durable, and
-// tells the session.
-func (c *conn) enter(r *round, e *entry, ad session.Admission) {
+// enter makes c the connection of what e decided, once that is durable, in the
+// turn of the session's name. It returns what tells the session.
+func (c *conn) enter(r *round, e *entry, ad session.Admission) (admit func(*round)) {
 	b, rl := c.b, c.realm
 	c.mu.Lock()
 	c.will = e.will
@@ -138,8 +138,7 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) {
 		b.removeWill(rl, c.name.id, c.name.id)
 	}
 	if !e.keep {
-		c.admitted(r, ad)
-		return
+		return func(r *round) { c.admitted(r, ad) }
 	}
 	bx := e.old
 	if e.fresh {
@@ -155,7 +154,7 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) {
 	bx.behind, bx.feeding = true, true // until it has been resumed
 	empty := bx.loaded && bx.messages == 0 && len(bx.received) == 0
 	if empty {
-		bx.behind, bx.feeding, bx.cursor = false, false, bx.last
+		bx.behind, bx.cursor = false, bx.last
 	}
 	overflown := bx.dead
 	bx.mu.Unlock()
@@ -167,15 +166,16 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) {
 		c.end(r, session.Ending{Reason: disconnect.SessionOverflow, Evidence: disconnect.Evidence{
 			Kind: disconnect.Limit, Detail: "the session's queue overflowed while the client connected"}}, packet.QuotaExceeded)
 	}
-	switch {
-	case e.fresh:
+	if !empty {
+		return func(*round) { b.loader.submit(func() { bx.resume(c, ad) }) }
+	}
+	return func(r *round) {
+		if !e.fresh {
+			ad.State = &session.State{Subscriptions: bx.subscriptions()}
+			c.listens = true
+		}
 		c.admitted(r, ad)
-	case empty:
-		ad.State = &session.State{Subscriptions: bx.subscriptions()}
-		c.listens = true
-		c.admitted(r, ad)
-	default:
-		b.loader.submit(func() { bx.resume(c, ad) })
+		bx.resumed(c)
 	}
 }
 

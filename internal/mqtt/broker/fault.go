@@ -49,7 +49,6 @@ func (c *conn) release(r *round, e session.Ending) {
 	if h == nil {
 		return
 	}
-	c.realm.leave(c)
 	expiry := uint32(0)
 	if bx != nil {
 		bx.park(c, &session.State{}, false)
@@ -60,8 +59,12 @@ func (c *conn) release(r *round, e session.Ending) {
 		bx.end(r)
 	}
 	c.mu.Lock()
-	paused := c.s.Paused()
+	c.released = true
+	paused, abandoned := c.s.Paused(), c.abandoned
 	c.mu.Unlock()
+	if abandoned { // by the owner, who thought that the end was being settled
+		c.dissolve(r)
+	}
 	if paused { // the fault came while it was being admitted, which nobody will do now
 		c.turnAway(r, "fault", packet.ServerUnavailable, "")
 	}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"math"
 	"time"
 
 	"rollcall/internal/disconnect"
@@ -114,7 +115,6 @@ func (bx *box) takeWill() *stored.Will {
 
 // ended settles the end of an admitted session. The owner does the rest.
 func (c *conn) ended(r *round, f *session.Final) {
-	c.realm.leave(c)
 	c.mu.Lock()
 	h := c.hold
 	c.polite = f.Reason == disconnect.ClientInitiatedDisconnect && f.Evidence.Kind == disconnect.Packet
@@ -141,6 +141,7 @@ func (c *conn) ended(r *round, f *session.Final) {
 	c.released = true
 	abandoned := c.abandoned
 	c.mu.Unlock()
+	c.caughtUp(math.MaxInt)
 	if abandoned {
 		c.dissolve(r)
 	}
@@ -177,9 +178,10 @@ func (c *conn) offline(expiry uint32, will bool) Stage {
 	}
 }
 
-// dissolve is the owner's last: what ends with the connection ends, and the Will
-// is published if it does not wait. If another, who ended the session, has not
-// settled that yet, he dissolves it too.
+// dissolve is the owner's last: what ends with the connection ends, the Will is
+// published if it does not wait, and the next connection of the name may go on.
+// If another, who ended the session, has not settled that yet, he dissolves it
+// too.
 func (c *conn) dissolve(r *round) {
 	c.mu.Lock()
 	if c.abandoned = c.final != nil && !c.released; c.abandoned {
@@ -189,6 +191,7 @@ func (c *conn) dissolve(r *round) {
 	f, left, tells, held := c.final, c.left, c.tells, c.held
 	c.final, c.left = nil, nil
 	c.mu.Unlock()
+	defer c.depart(r)
 	bx := c.box
 	if bx == nil {
 		c.realm.removeAll(c, c.shared, grant{conn: c})

@@ -32,7 +32,11 @@ var (
 func (s *stream) read(connecting bool) error {
 	wait := waiter(s.nc)
 	for {
+		s.awaitsCatchUp()
 		b, n, err := wait()
+		if n == 0 && s.interrupted(err) {
+			continue
+		}
 		if n > 0 {
 			r := s.b.begin()
 			r.reader = &s.conn
@@ -78,7 +82,12 @@ func (s *stream) burst(r *round, b *burst, n int, readErr error) error {
 		if have == len(b.buf) {
 			b.buf = append(b.buf, make([]byte, len(b.buf))...)
 		}
+		s.awaitsCatchUp()
 		n, readErr = s.nc.Read(b.buf[have:])
+		for n == 0 && s.interrupted(readErr) {
+			s.awaitsCatchUp()
+			n, readErr = s.nc.Read(b.buf[have:])
+		}
 		have += n
 		r.now = s.b.opts.Clock.Now()
 	}
@@ -108,6 +117,7 @@ func (s *stream) packets(r *round, data []byte) (used int, err error) {
 // arrived is, and the session is only being taken over, it reports true at
 // once: the reader is to notice if the client goes.
 func (s *stream) awaitTurn(handled bool) bool {
+	s.skipCatchUp(s.owes)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if handled && s.frozen && !s.conn.s.Paused() && !s.owes() {
@@ -122,6 +132,7 @@ func (s *stream) awaitTurn(handled bool) bool {
 // read from either, so that what it is owed stays bounded.
 func (s *stream) flush(r *round) {
 	r.end(s.b)
+	s.skipCatchUp(func() bool { return s.writing && s.behind() })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.writing {

@@ -15,7 +15,7 @@ type realm struct {
 
 	mu     sync.Mutex
 	boxes  map[string]*box         // stored sessions by name
-	online map[string]*conn        // who holds a session, by its name
+	newest map[string]*conn        // the last to be accepted, by session name; see takeover.go
 	wills  map[string]*stored.Will // as they are stored, by session name
 	groups map[string]*group       // shared subscriptions by filter, "$share/" included
 	// publishing counts, by session name, the Wills that are due and that
@@ -50,7 +50,7 @@ type grant struct {
 func (g grant) is(h grant) bool { return g.conn == h.conn && g.box == h.box && g.group == h.group }
 
 func newRealm(name string) *realm {
-	return &realm{name: name, tree: topic.NewTree[holder, grant](), boxes: make(map[string]*box), online: make(map[string]*conn), groups: make(map[string]*group), wills: make(map[string]*stored.Will),
+	return &realm{name: name, tree: topic.NewTree[holder, grant](), boxes: make(map[string]*box), newest: make(map[string]*conn), groups: make(map[string]*group), wills: make(map[string]*stored.Will),
 		publishing: make(map[string]int), replaced: make(map[string][]string)}
 }
 
@@ -59,29 +59,6 @@ func (rl *realm) box(name string) *box {
 	rl.mu.Lock()
 	defer rl.mu.Unlock()
 	return rl.boxes[name]
-}
-
-// hold makes c the connection that holds its session.
-func (rl *realm) hold(c *conn) {
-	rl.mu.Lock()
-	defer rl.mu.Unlock()
-	rl.online[c.name.id] = c
-}
-
-// leave undoes hold, unless another connection holds the session by now.
-func (rl *realm) leave(c *conn) {
-	rl.mu.Lock()
-	defer rl.mu.Unlock()
-	if rl.online[c.name.id] == c {
-		delete(rl.online, c.name.id)
-	}
-}
-
-// holding returns the connection that holds the session of that name, or nil.
-func (rl *realm) holding(name string) *conn {
-	rl.mu.Lock()
-	defer rl.mu.Unlock()
-	return rl.online[name]
 }
 
 // install makes bx the stored session of its name.

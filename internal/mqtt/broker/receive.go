@@ -70,6 +70,7 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 			return used, over
 		}
 		used += n
+		c.caught += n
 	}
 	return used, more
 }

@@ -27,6 +27,11 @@ func (bx *box) resume(c *conn, ad session.Admission) {
 	ad.State = st
 	c.listens = true
 	c.admitted(r, ad)
+	bx.resumed(c)
+}
+
+// resumed has c, which is admitted, given what has come meanwhile.
+func (bx *box) resumed(c *conn) {
 	bx.mu.Lock()
 	if bx.conn == c {
 		bx.feeding = false

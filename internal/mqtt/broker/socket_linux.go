@@ -53,18 +53,28 @@ func (s *socket) admit(_ *round, id string, p *packet.Connect, expiry uint32) {
 func (s *socket) rouse() { s.post() }
 
 // catchUp implements link.
-func (s *socket) catchUp(done func()) {
-	s.loop.call(func() {
-		defer done()
-		if s.closed {
-			return
-		}
-		s.readable = true
-		if s.tls != nil {
-			s.tls.dry = false
-		}
-		s.attend(&s.loop.round)
-	})
+func (s *socket) catchUp() { s.post() }
+
+// checkCaughtUp is the loop's, after a turn of a connection that so many had
+// asked for.
+func (s *socket) checkCaughtUp(asked int) {
+	if asked == 0 {
+		return
+	}
+	s.mu.Lock()
+	var caughtUp bool
+	switch {
+	case s.conn.s.Ended(): // whoever settles the end tells
+	case s.closing, s.blocked && s.behind(), s.owes(): // no more is read for now
+		caughtUp = true
+	case s.frozen || s.conn.s.Paused(): // what has arrived is handled afterwards
+	default:
+		caughtUp = !s.readable || s.caught >= lastWordsBytes
+	}
+	s.mu.Unlock()
+	if caughtUp {
+		s.caughtUp(asked)
+	}
 }
 
 // post has the loop attend to the connection. The caller holds the lock.
@@ -180,12 +190,21 @@ func (s *socket) writable(r *round) {
 
 // attend is the loop's: it does whatever can be done now for the connection.
 func (s *socket) attend(r *round) {
+	asked := 0
+	defer func() { s.checkCaughtUp(asked) }()
 	defer s.guard(r)
 	s.mu.Lock()
 	s.posted = false
+	asked = len(s.catchUps)
 	doomed, failure := s.doomed, s.failure
 	output := s.unsent()
 	s.mu.Unlock()
+	if asked > 0 { // an event that tells of bytes may be on its way
+		s.readable = true
+		if s.tls != nil {
+			s.tls.dry = false
+		}
+	}
 	if output && s.adopted && !s.closed {
 		s.link.push(r)
 	}

@@ -23,6 +23,9 @@ type stream struct {
 	// Under conn.mu:
 	wake  chan struct{} // the reader waits for it; nil if it does not
 	ended bool          // the reader has been told that the session is over
+	// looked: there is something to read, as far as somebody knows who waits
+	// until the reader has caught up.
+	looked bool
 }
 
 // Serve serves one connection until it has ended, closes it, and calls done.
@@ -73,7 +76,9 @@ func (s *stream) live(done func(), connecting bool) {
 }
 
 func (s *stream) finish(r *round, err error) {
-	if s.wrapUp(r, err) {
+	lastWords := s.wrapUp(r, err)
+	r.end(s.b) // the Will, and what waited for the end, leave before the good-bye
+	if lastWords {
 		s.farewell(r)
 	}
 }
@@ -91,20 +96,8 @@ func (s *stream) close() {
 // abort closes the transport without a word: the peer takes none, and a polite
 // close of TLS or WebSocket would wait for it.
 func (s *stream) abort() {
-	nc := s.nc
-	for {
-		inner, ok := nc.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		nc = inner.NetConn()
-	}
-	nc.Close()
+	transport(s.nc).Close()
 }
-
-// catchUp implements link: the connection's own goroutine reads what arrives
-// when it arrives.
-func (s *stream) catchUp(done func()) { done() }
 
 // rouse implements link: the reader goes on, to finish if the session is over,
 // and then no write keeps it for long.

@@ -212,7 +212,7 @@ type noLink struct{}
 
 func (noLink) admit(*round, string, *packet.Connect, uint32) {}
 func (noLink) push(*round)                                   {}
-func (noLink) catchUp(done func())                           { done() }
+func (noLink) catchUp()                                      {}
 func (noLink) rouse()                                        {}
 func (noLink) backlog() int                                  { return 0 }
 func (noLink) abort()                                        {}

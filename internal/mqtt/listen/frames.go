@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,7 +20,8 @@ import (
 // hold several packets [MQTT-6.0.0-2].
 type wsConn struct {
 	net.Conn
-	early []byte // bytes that came with the handshake
+	early []byte // bytes that came with the handshake, or were read too soon
+	head  []byte // what has been read of a frame's header, or of a control frame
 
 	left   int64 // payload bytes of the current frame not read yet
 	mask   [4]byte
@@ -39,7 +41,9 @@ func (c *wsConn) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	for c.left == 0 {
-		if err := c.nextFrame(); err != nil {
+		err := c.nextFrame()
+		c.undo(err)
+		if err != nil {
 			return 0, err
 		}
 	}
@@ -62,9 +66,24 @@ func (c *wsConn) raw(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
+// rawReader reads what is taken whole, or not at all: see undo.
 type rawReader struct{ c *wsConn }
 
-func (r rawReader) Read(p []byte) (int, error) { return r.c.raw(p) }
+func (r rawReader) Read(p []byte) (int, error) {
+	n, err := r.c.raw(p)
+	r.c.head = append(r.c.head, p[:n]...)
+	return n, err
+}
+
+// undo is for a read that a deadline has ended: what it took of a frame is read
+// again by the next.
+func (c *wsConn) undo(err error) {
+	if len(c.head) > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.early = append(c.head, c.early...)
+		c.head = nil
+	}
+	c.head = c.head[:0]
+}
 
 // nextFrame reads frame headers until one begins data for the caller.
 func (c *wsConn) nextFrame() error {

@@ -105,6 +105,9 @@ func (c *slotted) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// NetConn returns the connection below.
+func (c *slotted) NetConn() net.Conn { return c.Conn }
+
 func (c *slotted) leave() {
 	if c.held {
 		<-c.slots
