@@ -46,6 +46,7 @@ func (d *Dispatcher) flush(final bool) {
 	for _, s := range sources {
 		s.sweep(everyone, batches, final)
 	}
+	d.events.collect(batches, final)
 	for _, fb := range batches {
 		if fb.batch != nil {
 			d.submit(fb.batch, fb.done)
@@ -60,11 +61,16 @@ type flushBatch struct {
 }
 
 func (f *flushBatch) put(key, value []byte, w written) {
+	f.add(key, value)
+	f.of = append(f.of, w)
+}
+
+// add puts what may stay as it was if this is not written.
+func (f *flushBatch) add(key, value []byte) {
 	if f.batch == nil {
 		f.batch = store.NewBatch(store.Reserve)
 	}
 	f.batch.Put(key, value)
-	f.of = append(f.of, w)
 }
 
 // done marks what was not written, so that the next flush writes it.
@@ -158,10 +164,11 @@ func (q *Queue) lows(l *lane) (low [shelves]int64) {
 func (s *Source) sweep(queues []*Queue, batches []*flushBatch, final bool) {
 	for p := range s.prefixes {
 		s.mu.Lock()
-		tail, lag := s.tail[p], s.tail[p].index()-s.swept[p].index()
-		due := s.doubts[p] == 0 && (lag >= idleLag || final && s.tail[p] > s.swept[p])
+		part := &s.parts[p]
+		tail, lag := part.tail, part.tail.index()-part.swept.index()
+		due := part.doubts == 0 && (lag >= idleLag || final && part.tail > part.swept)
 		if due {
-			s.swept[p] = tail
+			part.swept = tail
 		}
 		s.mu.Unlock()
 		if !due {

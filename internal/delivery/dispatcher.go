@@ -43,6 +43,7 @@ type Dispatcher struct {
 	newID          func() string
 	random         func() float64
 	metrics        *metrics
+	events         *eventLog
 
 	free    atomic.Int64 // shared worker slots left; below zero by first workers
 	readers chan struct{}
@@ -97,6 +98,7 @@ func Open(o Options) (*Dispatcher, error) {
 		sources: make(map[string]*Source),
 	}
 	d.metrics = newMetrics(d)
+	d.events = newEventLog(d)
 	d.free.Store(int64(o.Settings.Workers))
 	return d, nil
 }
@@ -112,7 +114,7 @@ func (d *Dispatcher) Put(s Subscription) *Queue {
 	q := d.queues[s.ID]
 	if q == nil {
 		q = &Queue{
-			d: d, source: d.source(s.Realm), sub: s,
+			d: d, source: d.source(s.Realm), id: s.ID, sub: s,
 			loaded: d.loaded, stopped: d.stopping,
 			lanes: make([]*lane, d.engine.Partitions()),
 			held:  make(map[held]*item),
@@ -194,7 +196,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		case <-d.wake:
 			d.flush(false)
 		case <-d.retain:
-			d.enforceRetention(ctx)
+			d.events.trimOld()
 			retention = d.retainLater()
 		}
 	}

@@ -201,7 +201,9 @@ func (h *harness) publishEvent(e *event.Event, subs ...uint64) {
 	src := h.d.Source(realm)
 	p := uint8(h.next % 4)
 	b := store.NewBatch(store.Normal)
-	ordinal := b.PutSequenced(src.Prefix(p), delivery.AppendRecord(nil, subs, e))
+	record := delivery.AppendRecord(nil, subs, e)
+	size := len(record)
+	ordinal := b.PutSequenced(src.Prefix(p), record)
 	var queues []*delivery.Queue
 	for _, id := range subs {
 		queues = append(queues, h.queues[id])
@@ -209,9 +211,9 @@ func (h *harness) publishEvent(e *event.Event, subs ...uint64) {
 	h.engine.Submit(b, func(r store.Result) {
 		switch {
 		case r.Err == nil:
-			src.Notify(p, r.Index, ordinal, e, queues)
+			src.Notify(p, r.Index, ordinal, e, size, queues)
 		default:
-			src.Doubt(b.ID(), p, ordinal, e, queues)
+			src.Doubt(b.ID(), p, ordinal, e, size, queues)
 		}
 	})
 }
@@ -232,6 +234,22 @@ func (h *harness) keys(t store.Table) int {
 		it := snap.Iter(prefix, store.PrefixEnd(prefix))
 		for it.Next() {
 			n++
+		}
+		it.Close()
+	}
+	return n
+}
+
+// logBytes is what the event log takes, keys and values.
+func (h *harness) logBytes() int {
+	snap := h.engine.Snapshot()
+	defer snap.Close()
+	n := 0
+	for p := range h.engine.Partitions() {
+		prefix := delivery.EventPrefix(uint8(p), realm)
+		it := snap.Iter(prefix, store.PrefixEnd(prefix))
+		for it.Next() {
+			n += len(it.Key()) + len(it.Value())
 		}
 		it.Close()
 	}

@@ -22,6 +22,11 @@ import (
 //	        dead-lettered (shelf 1); deleted when it is settled
 //	tally   0 ‖ TableTally ‖ realm ‖ subscription(8)
 //	        counts; deleted with the subscription
+//	segment p ‖ TableLog ‖ realm ‖ position(8)
+//	        how much a stretch of the event log takes that ends there; deleted
+//	        with its events; if it is missing, they are counted at the next start
+//	low     p ‖ TableLog ‖ realm ‖ 0(8)
+//	        up to where retention has deleted the log
 //
 // Every value begins with a version byte.
 
@@ -59,6 +64,16 @@ func cursorKey(partition uint8, realm string, id uint64) []byte {
 
 func tallyKey(realm string, id uint64) []byte {
 	return store.AppendUint64(store.AppendKey(nil, store.Config, store.TableTally, realm), id)
+}
+
+func logPrefix(partition uint8, realm string) []byte {
+	return store.AppendKey(nil, partition, store.TableLog, realm)
+}
+
+// logKey is the key of the segment that ends at p, and of the low-water mark if
+// p is 0.
+func logKey(prefix []byte, p position) []byte {
+	return store.AppendUint64(append(make([]byte, 0, len(prefix)+8), prefix...), uint64(p))
 }
 
 func retryPrefix(partition uint8, realm string, id uint64) []byte {

@@ -80,6 +80,8 @@ type lane struct {
 	unread      uint64
 	unreadSince int64      // the first of them was accepted then or later, Unix nanoseconds
 	early       []position // notified before the log had been counted
+	cut         uint64     // that retention took before the start, not counted yet
+	cutTo       position
 
 	pending []*item               // taken from the log, in order, from head on
 	head    int                   // before it all are settled

@@ -2,9 +2,11 @@ package delivery
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"time"
 
+	"rollcall/internal/event"
 	"rollcall/internal/store"
 )
 
@@ -34,7 +36,21 @@ func (d *Dispatcher) load() error {
 	d.mu.Lock()
 	d.loaded = true
 	started := d.all() // also those put meanwhile
+	sources := make([]*Source, 0, len(d.sources))
+	for _, s := range d.sources {
+		sources = append(sources, s)
+	}
 	d.mu.Unlock()
+	for _, s := range sources { // also those whose log was empty
+		for _, p := range s.logs {
+			low, _, err := l.segments(p, 0)
+			if err != nil {
+				return fmt.Errorf("load the size of the event log: %w", err)
+			}
+			d.events.account(p, low, nil, nil, 0)
+		}
+	}
+	d.events.loaded()
 	for _, q := range started {
 		q.start()
 	}
@@ -72,7 +88,37 @@ func (l *loader) partition(p uint8) error {
 	for id, q := range l.queues {
 		q.resume(p, cursors[id], logs[q.source.realm], l.snap.Index())
 	}
-	return l.retries(p)
+	if err := l.retries(p); err != nil {
+		return err
+	}
+	for _, q := range l.queues {
+		q.countCut(p)
+	}
+	return nil
+}
+
+// countCut counts as dropped what retention took just before the server ended,
+// too late to be counted then. What is left of those events is a retry record,
+// if there is one.
+func (q *Queue) countCut(p uint8) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := q.lanes[p]
+	if l == nil {
+		return
+	}
+	for pos := range l.skip {
+		if pos <= l.cutTo { // it is not in the log any more
+			delete(l.skip, pos)
+			l.cut = max(1, l.cut) - 1
+		}
+	}
+	if l.cut > 0 {
+		q.drop(RetentionExceeded, l.cut)
+		l.cut = 0
+		l.seen = max(l.seen, l.cutTo) // so that it is written that they are counted
+		l.dirty = true
+	}
 }
 
 // resume sets a lane to its durable progress. The log is nil if it is empty; it
@@ -94,6 +140,7 @@ func (q *Queue) resume(p uint8, c cursorRecord, log *logCount, known uint64) {
 	if log != nil {
 		l.unread, l.unreadSince = log.of[q.sub.ID], log.oldest[q.sub.ID]
 		l.offered = max(l.offered, log.tail)
+		l.cut, l.cutTo = log.cut[q.sub.ID], log.low
 	}
 	for _, early := range l.early {
 		if early > endOf(known) {
@@ -108,22 +155,34 @@ func (q *Queue) resume(p uint8, c cursorRecord, log *logCount, known uint64) {
 // has not passed.
 type logCount struct {
 	tail   position          // newest event of the log
+	low    position          // retention has deleted everything up to here
 	of     map[uint64]uint64 // by subscription
 	oldest map[uint64]int64  // the first of them was accepted then or later
+	cut    map[uint64]uint64 // that retention took since the cursor was written
 }
 
 // count counts the log of one source beyond the cursors of its subscriptions.
 // A cursor says how much there was when it was written, so that only what came
 // later is read, unless retention has overtaken it since.
 func (l *loader) count(p uint8, realm string, tail position, cursors map[uint64]cursorRecord) (*logCount, error) {
-	c := &logCount{tail: tail, of: map[uint64]uint64{}, oldest: map[uint64]int64{}}
-	prefix := l.d.Source(realm).Prefix(p)
-	first, err := l.first(prefix, 0)
+	c := &logCount{tail: tail, of: map[uint64]uint64{}, oldest: map[uint64]int64{}, cut: map[uint64]uint64{}}
+	source := l.d.Source(realm)
+	prefix, log := source.Prefix(p), source.logs[p]
+	low, segments, err := l.segments(log, tail)
 	if err != nil {
 		return nil, err
 	}
+	sealed := low
+	if n := len(segments); n > 0 {
+		sealed = segments[n-1].end
+	}
+	c.low = low
+	var (
+		rest   []grown // what comes after the segments
+		latest int64
+	)
 	from := map[uint64]position{} // what is counted already
-	begin := tail
+	begin := min(tail, sealed)
 	for id, q := range l.queues {
 		if q.source.realm != realm {
 			continue
@@ -131,8 +190,12 @@ func (l *loader) count(p uint8, realm string, tail position, cursors map[uint64]
 		at := endOf(q.sub.Start)
 		if cursor, ok := cursors[id]; ok {
 			at = max(at, cursor.position)
-			if cursor.counted > at && (cursor.beyond == 0 || first <= cursor.position+1) {
+			switch {
+			case cursor.counted <= at:
+			case cursor.beyond == 0 || low <= cursor.position:
 				at, c.of[id] = cursor.counted, cursor.beyond
+			default:
+				c.cut[id] = cursor.beyond
 			}
 		}
 		from[id] = at
@@ -145,16 +208,33 @@ func (l *loader) count(p uint8, realm string, tail position, cursors map[uint64]
 		if !ok {
 			continue
 		}
+		g := grown{pos: pos, bytes: int64(len(it.Key()) + len(it.Value()))}
 		// What cannot be read counts for nobody.
-		_, _ = eachSubscription(it.Value(), func(id uint64) {
+		stored, err := eachSubscription(it.Value(), func(id uint64) {
+			g.of = append(g.of, id)
 			if at, ours := from[id]; ours && pos > at {
 				c.of[id]++
+				if pos <= cursors[id].counted && c.cut[id] > 0 {
+					c.cut[id]--
+				}
 			}
 		})
+		if pos <= sealed {
+			continue
+		}
+		g.accepted = latest // an event that cannot be read is as old as its neighbours
+		if err == nil {
+			if e, err := event.Decode(stored); err == nil {
+				g.accepted = unixNano(e.Accepted)
+			}
+		}
+		latest = g.accepted
+		rest = append(rest, g)
 	}
 	if err := it.Err(); err != nil {
 		return nil, err
 	}
+	l.d.events.account(log, low, segments, rest, tail)
 	for id, n := range c.of {
 		if n > 0 {
 			if err := l.age(prefix, max(cursors[id].position, endOf(l.queues[id].sub.Start)), id, c); err != nil {
@@ -165,16 +245,36 @@ func (l *loader) count(p uint8, realm string, tail position, cursors map[uint64]
 	return c, nil
 }
 
-// first is the position of the first event after another one, 0 if there is
-// none.
-func (l *loader) first(prefix []byte, after position) (position, error) {
-	it := l.snap.Iter(eventKey(prefix, after), store.PrefixEnd(prefix))
+// segments reads the account of a log as far as it is stored: up to where it
+// has been deleted, and the segments without a gap after that. What is not
+// stored is counted.
+func (l *loader) segments(p *logPart, tail position) (low position, segments []*segment, err error) {
+	it := l.snap.Iter(p.prefix, store.PrefixEnd(p.prefix))
 	defer it.Close()
-	if !it.Next() {
-		return 0, it.Err()
+	for it.Next() {
+		if bytes.Equal(it.Key(), logKey(p.prefix, 0)) {
+			if v := it.Value(); len(v) == 9 && v[0] == recordVersion {
+				low = position(binary.BigEndian.Uint64(v[1:]))
+			}
+			continue
+		}
+		if tail == 0 { // the log is empty
+			break
+		}
+		s, err := decodeSegment(p, it.Key(), it.Value())
+		next := low + 1
+		if n := len(segments); n > 0 {
+			next = segments[n-1].end + 1
+		}
+		if err != nil || s.end >= next && s.begin != next || s.end > tail {
+			l.d.log.Warn("the account of an event log is incomplete; the rest is counted anew", "partition", p.partition, "err", err)
+			break
+		}
+		if s.end >= next {
+			segments = append(segments, s)
+		}
 	}
-	pos, _ := eventPosition(it.Key())
-	return pos, it.Err()
+	return low, segments, it.Err()
 }
 
 // age finds out when the first event of a subscription beyond its cursor was
@@ -249,9 +349,6 @@ func (l *loader) tails(p uint8) (map[string]position, error) {
 		if err != nil {
 			return nil, err
 		}
-		source.mu.Lock()
-		source.tail[p] = max(source.tail[p], tails[realm])
-		source.mu.Unlock()
 	}
 	return tails, nil
 }

@@ -55,6 +55,9 @@ func newMetrics(d *Dispatcher) *metrics {
 			Name: "rollcall_delivery_pending_events", Help: "Events not settled, over all subscriptions."},
 			func() float64 { return float64(d.backlog()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "rollcall_delivery_log_bytes", Help: "Keys and values of the stored events, which retention bounds."},
+			func() float64 { return float64(d.events.bytes()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "rollcall_delivery_workers_busy", Help: "Requests under way or about to be."},
 			func() float64 { return float64(int64(d.set.Workers) - d.free.Load()) }),
 	}

@@ -20,6 +20,7 @@ type held struct {
 type Queue struct {
 	d      *Dispatcher
 	source *Source
+	id     uint64 // of the subscription
 
 	mu      sync.Mutex
 	sub     Subscription

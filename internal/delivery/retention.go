@@ -1,143 +1,157 @@
 package delivery
 
 import (
-	"bytes"
-	"context"
+	"encoding/binary"
+	"time"
 
 	"rollcall/internal/store"
 )
 
-// retainStep is how many events one deletion removes at most.
-const retainStep = 4096
+// cut is a deletion from the front of one log: whole segments.
+type cut struct {
+	log      *logPart
+	segments []*segment
+	bytes    int64
+}
 
-// enforceRetention deletes from the front of every log what is too old or too
-// much. It stops early when ctx ends.
-func (d *Dispatcher) enforceRetention(ctx context.Context) {
-	d.mu.Lock()
-	sources := make([]*Source, 0, len(d.sources))
-	for _, s := range d.sources {
-		sources = append(sources, s)
+// surplus takes the oldest segments while there are more bytes than may be,
+// those being deleted left out: what is under way already is not done again.
+// The log is locked; the caller submits the cuts.
+func (l *eventLog) surplus() []*cut {
+	if !l.ready || l.limit == 0 || l.size-l.cutting <= l.limit || l.refused && l.d.clock.Monotonic() < l.blocked {
+		return nil
 	}
-	d.mu.Unlock()
-	sizes := make([][]uint64, len(sources))
-	var total uint64
-	for i, s := range sources {
-		sizes[i] = make([]uint64, len(s.prefixes))
-		for p, prefix := range s.prefixes {
-			n, err := d.engine.Size(prefix, store.PrefixEnd(prefix))
-			if err != nil {
-				d.log.Error("the size of the event log is unknown", "err", err)
-				return
-			}
-			sizes[i][p] = n
-			total += n
+	if l.opened > l.limit/openShare { // many logs that grow slowly
+		l.sealAll(func(*segment) bool { return true })
+	}
+	low := l.limit - min(l.limit/trimShare, mostTrimmedBeyond)
+	return l.take(func(s *segment) bool { return l.size-l.cutting > low })
+}
+
+// trimOld deletes what was accepted too long ago, and whatever the store has
+// refused to delete before.
+func (l *eventLog) trimOld() {
+	oldest := l.d.clock.Now().Add(-l.d.set.Retention.Age).UnixNano()
+	old := func(s *segment) bool { return s.newest < oldest }
+	l.mu.Lock()
+	l.sealAll(old)
+	cuts := l.take(old)
+	cuts = append(cuts, l.surplus()...)
+	l.mu.Unlock()
+	l.submit(cuts)
+}
+
+// take takes segments off the front while they are to go. The log is locked.
+func (l *eventLog) take(goes func(*segment) bool) []*cut {
+	var cuts []*cut
+	by := map[*logPart]*cut{}
+	n := 0
+	for ; n < len(l.sealed) && goes(l.sealed[n]); n++ {
+		s := l.sealed[n]
+		c := by[s.log]
+		if c == nil {
+			c = &cut{log: s.log}
+			by[s.log] = c
+			cuts = append(cuts, c)
 		}
+		s.gone = true
+		c.segments = append(c.segments, s)
+		c.bytes += s.bytes
+		l.cutting += s.bytes
+		l.sealed[n] = nil
 	}
-	oldest := d.clock.Now().Add(-d.set.Retention.Age).UnixNano()
-	for i, s := range sources {
-		for p := range s.prefixes {
-			var surplus uint64 // every partition gives in proportion to its size
-			if limit := uint64(d.set.Retention.Bytes); limit > 0 && total > limit {
-				surplus = uint64(float64(total-limit) * float64(sizes[i][p]) / float64(total))
+	l.sealed = l.sealed[n:]
+	return cuts
+}
+
+// submit deletes what was taken. Cuts of one log are submitted in the order in
+// which they were taken or do each other's work.
+func (l *eventLog) submit(cuts []*cut) {
+	for _, c := range cuts {
+		p, end := c.log, c.segments[len(c.segments)-1].end
+		events := p.source.prefixes[p.partition]
+		b := store.NewBatch(store.Reserve)
+		// From the beginning: a deletion may be taken before another is durable.
+		b.DeleteRange(eventKey(events, c.segments[0].begin), eventKey(events, end+1))
+		b.DeleteRange(logKey(p.prefix, 1), logKey(p.prefix, end+1))
+		b.Put(logKey(p.prefix, 0), binary.BigEndian.AppendUint64([]byte{recordVersion}, uint64(end)))
+		l.d.submit(b, func(r store.Result) { l.done(c, r) })
+	}
+}
+
+// refusedFor is how long nothing more is deleted by size once the store has
+// refused to.
+const refusedFor = time.Second
+
+// done takes the outcome of a deletion.
+func (l *eventLog) done(c *cut, r store.Result) {
+	p := c.log
+	l.mu.Lock()
+	l.cutting -= c.bytes
+	if r.Err != nil {
+		l.refused, l.blocked = true, l.d.clock.Monotonic()+refusedFor
+		for _, s := range c.segments {
+			s.gone = false
+		}
+		l.sealed = append(append(make([]*segment, 0, len(c.segments)+len(l.sealed)), c.segments...), l.sealed...)
+		l.mu.Unlock()
+		l.d.log.Warn("old events are not deleted", "err", r.Err)
+		return
+	}
+	l.refused = false
+	l.size -= c.bytes
+	end := c.segments[len(c.segments)-1].end
+	left := map[uint64]uint64{}
+	var events uint64
+	for _, s := range c.segments {
+		events += s.events
+		s.each(func(id, n uint64) {
+			p.total[id] -= min(p.total[id], n)
+			left[id] = p.total[id]
+			if p.total[id] == 0 {
+				delete(p.total, id)
 			}
-			for ctx.Err() == nil {
-				removed, more := s.trim(uint8(p), oldest, &surplus)
-				d.metrics.retained.Add(float64(removed))
-				if !more {
-					break
-				}
-			}
+		})
+	}
+	n := 0
+	for n < len(p.sealed) && p.sealed[n].end <= end {
+		n++
+	}
+	p.sealed = append(p.sealed[:0], p.sealed[n:]...)
+	p.low = max(p.low, end)
+	l.mu.Unlock()
+	l.d.metrics.retained.Add(float64(events))
+	for id, n := range left {
+		if q := l.d.Queue(id); q != nil {
+			q.expire(p.partition, end, n)
 		}
 	}
 }
 
-// trim deletes up to retainStep events that were accepted before oldest or are
-// among the first surplus bytes. It reports whether there may be more.
-func (s *Source) trim(partition uint8, oldest int64, surplus *uint64) (removed int, more bool) {
-	prefix := s.prefixes[partition]
-	cut, lost := position(0), map[uint64][]position{}
-	snap := s.d.engine.Snapshot()
-	it := snap.Iter(s.low[partition], store.PrefixEnd(prefix))
-	for it.Next() && removed < retainStep {
-		p, ok := eventPosition(it.Key())
-		if !ok {
-			break
-		}
-		size := uint64(len(it.Key()) + len(it.Value()))
-		if *surplus == 0 {
-			// An event that cannot be read is as old as its neighbours.
-			if e, err := recordEvent(it.Value()); err == nil && e.Accepted.UnixNano() >= oldest {
-				break
-			}
-		}
-		*surplus -= min(*surplus, size)
-		_, err := eachSubscription(it.Value(), func(id uint64) { lost[id] = append(lost[id], p) })
-		if err != nil {
-			s.d.log.Warn("an expired event cannot be read", "index", p.index())
-		}
-		cut = p
-		removed++
-	}
-	err := it.Err()
-	_ = it.Close() // its error is err
-	snap.Close()
-	if err != nil {
-		s.d.log.Error("the event log cannot be read", "err", err)
-		return 0, false
-	}
-	if removed == 0 {
-		return 0, false
-	}
-	if !s.remove(partition, cut) {
-		return 0, false
-	}
-	for id, positions := range lost {
-		if q := s.d.Queue(id); q != nil {
-			q.expire(partition, positions, cut)
-		}
-	}
-	return removed, removed == retainStep
-}
-
-// remove deletes the log up to cut and waits until that is durable.
-func (s *Source) remove(partition uint8, cut position) bool {
-	end := eventKey(s.prefixes[partition], cut+1)
-	b := store.NewBatch(store.Reserve)
-	b.DeleteRange(s.low[partition], end)
-	done := make(chan store.Result, 1)
-	s.d.submit(b, func(r store.Result) { done <- r })
-	if r := <-done; r.Err != nil {
-		s.d.log.Warn("expired events are not deleted", "err", r.Err)
-		return false
-	}
-	s.low[partition] = bytes.Clone(end)
-	return true
-}
-
-// expire counts events that were still the log's to deliver.
-func (q *Queue) expire(partition uint8, positions []position, cut position) {
+// expire counts events that were still the log's to deliver when it was cut.
+// Left is how many of the subscription's the log has beyond the cut. It is
+// called in commit order with the notifications, so that unread and left count
+// the same events.
+func (q *Queue) expire(partition uint8, cut position, left uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.gone {
 		return
 	}
 	l := q.lane(partition)
-	var lost uint64
-	for _, p := range positions {
-		if p <= l.seen {
-			continue
-		}
-		l.found(p, l.unreadSince)
-		if _, onShelf := l.skip[p]; onShelf {
+	if cut <= l.seen {
+		return
+	}
+	lost := l.unread - min(l.unread, left)
+	for p := range l.skip {
+		if p <= cut {
 			delete(l.skip, p) // its retry record tells when it is due
-			continue
+			lost -= min(lost, 1)
 		}
-		lost++
 	}
+	l.unread = min(l.unread, left)
 	q.drop(RetentionExceeded, lost)
-	if cut > l.seen {
-		l.seen = cut
-		l.dirty = true
-		q.touch()
-	}
+	l.seen = cut
+	l.dirty = true
+	q.touch()
 }

@@ -82,9 +82,12 @@ type ProbationSettings struct {
 // RetentionSettings bound the event log by age and size. Pending events that
 // are cut off are counted as dropped (RetentionExceeded).
 type RetentionSettings struct {
-	Age      time.Duration `yaml:"age"`      // default 7 days; at least 1 minute
-	Bytes    int64         `yaml:"bytes"`    // default 1 GiB; 0: no bound
-	Interval time.Duration `yaml:"interval"` // between checks; default 1m
+	Age time.Duration `yaml:"age"` // default 7 days; at least 1 minute
+	// Bytes bounds the keys and values of all stored events, before the
+	// engine's compression and what it keeps beside them. Beyond it the oldest
+	// go at once, to 1/128 below it, at most 1 MiB. Default 1 GiB; 0: no bound.
+	Bytes    int64         `yaml:"bytes"`
+	Interval time.Duration `yaml:"interval"` // between checks of the age; default 1m
 }
 
 // DefaultSettings returns the documented values.

@@ -14,13 +14,18 @@ import (
 type Source struct {
 	d        *Dispatcher
 	realm    string
-	prefixes [][]byte // by partition
+	prefixes [][]byte   // by partition
+	logs     []*logPart // by partition
 
-	mu     sync.Mutex
-	tail   []position // newest notification, by partition
-	swept  []position // tail when idle subscriptions' cursors were last written
-	doubts []int      // commits of unknown outcome, by partition; no cursor moves meanwhile
-	low    [][]byte   // retention deleted everything before
+	mu    sync.Mutex
+	parts []sourcePart // by partition
+}
+
+// sourcePart is what is known of a source in one partition.
+type sourcePart struct {
+	tail   position // newest notification
+	swept  position // tail when idle subscriptions' cursors were last written
+	doubts int      // commits of unknown outcome; no cursor moves meanwhile
 }
 
 // source returns the Source of a realm; d is locked.
@@ -30,12 +35,11 @@ func (d *Dispatcher) source(realm string) *Source {
 	}
 	n := d.engine.Partitions()
 	s := &Source{
-		d: d, realm: realm, prefixes: make([][]byte, n),
-		tail: make([]position, n), swept: make([]position, n), doubts: make([]int, n), low: make([][]byte, n),
+		d: d, realm: realm, prefixes: make([][]byte, n), parts: make([]sourcePart, n), logs: make([]*logPart, n),
 	}
 	for p := range s.prefixes {
 		s.prefixes[p] = EventPrefix(uint8(p), realm)
-		s.low[p] = s.prefixes[p]
+		s.logs[p] = d.events.part(s, uint8(p), d.loaded)
 	}
 	d.sources[realm] = s
 	return s
@@ -44,18 +48,28 @@ func (d *Dispatcher) source(realm string) *Source {
 // Prefix is the event prefix of a partition. The caller must not change it.
 func (s *Source) Prefix(partition uint8) []byte { return s.prefixes[partition] }
 
-// Notify tells that an event is durable at index and ordinal of partition, with
-// these subscriptions in its record. It must be called once for every stored
-// event, in commit order and in the order of ordinals, as the engine's done
-// callbacks run; it does not block on I/O.
-func (s *Source) Notify(partition uint8, index uint64, ordinal uint16, e *event.Event, queues []*Queue) {
-	p, size := at(index, ordinal), e.Size()
+// Notify tells that an event is durable at index and ordinal of partition, as a
+// record of size bytes, with these subscriptions in it. It must be called once
+// for every stored event, in commit order and in the order of ordinals, as the
+// engine's done callbacks run; it does not block on I/O.
+func (s *Source) Notify(partition uint8, index uint64, ordinal uint16, e *event.Event, size int, queues []*Queue) {
+	p, estimate := at(index, ordinal), e.Size()
 	for _, q := range queues {
-		q.offer(partition, p, e, size)
+		q.offer(partition, p, e, estimate)
 	}
 	s.mu.Lock()
-	s.tail[partition] = max(s.tail[partition], p)
+	s.parts[partition].tail = max(s.parts[partition].tail, p)
 	s.mu.Unlock()
+	s.grew(partition, p, e, size, queues)
+}
+
+// grew accounts for an event that the log has.
+func (s *Source) grew(partition uint8, p position, e *event.Event, size int, queues []*Queue) {
+	g := grown{pos: p, bytes: int64(len(s.prefixes[partition]) + store.SequencedSuffix + size), accepted: unixNano(e.Accepted)}
+	for _, q := range queues {
+		g.of = append(g.of, q.id)
+	}
+	s.d.events.grew(s.logs[partition], g)
 }
 
 // tailOf returns a position up to which all notifications have arrived, and
@@ -63,7 +77,7 @@ func (s *Source) Notify(partition uint8, index uint64, ordinal uint16, e *event.
 func (s *Source) tailOf(partition uint8) (position, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tail[partition], s.doubts[partition] == 0
+	return s.parts[partition].tail, s.parts[partition].doubts == 0
 }
 
 // Doubt tells that the outcome of the commit that stored an event is unknown.
@@ -71,12 +85,12 @@ func (s *Source) tailOf(partition uint8) (position, bool) {
 // perhaps twice. Until then no cursor of the partition is written. If it never
 // knows, that stays so until the next start, which reads the log again from
 // where the cursors were: events may be repeated then, and none is passed over.
-func (s *Source) Doubt(id store.ID, partition uint8, ordinal uint16, e *event.Event, queues []*Queue) {
+func (s *Source) Doubt(id store.ID, partition uint8, ordinal uint16, e *event.Event, size int, queues []*Queue) {
 	if len(queues) == 0 {
 		return
 	}
 	s.mu.Lock()
-	s.doubts[partition]++
+	s.parts[partition].doubts++
 	s.mu.Unlock()
 	deadline := s.d.clock.Now().Add(settleBy)
 	var ask func()
@@ -95,12 +109,19 @@ func (s *Source) Doubt(id store.ID, partition uint8, ordinal uint16, e *event.Ev
 			for _, q := range queues {
 				q.adopt(partition, at(r.Index, ordinal), e)
 			}
+			s.grew(partition, at(r.Index, ordinal), e, size, queues)
 		}
 		s.mu.Lock()
-		s.doubts[partition]--
+		s.parts[partition].doubts--
 		s.mu.Unlock()
 	}
 	s.d.clock.AfterFunc(0, ask)
+}
+
+func (s *Source) inDoubt(partition uint8) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parts[partition].doubts > 0
 }
 
 func (d *Dispatcher) isStopping() bool {

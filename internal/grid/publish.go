@@ -21,6 +21,7 @@ type Staged struct {
 	batch     store.ID
 	partition uint8
 	ordinal   uint16
+	size      int // of the record
 }
 
 // scratch is what staging needs for a moment.
@@ -53,6 +54,7 @@ func (g *Grid) Stage(b *store.Batch, partition uint8, src Source, ev *event.Even
 	if len(tmp.ids) > 0 {
 		s.source, s.batch = ix.source, b.ID()
 		tmp.value = delivery.AppendRecord(tmp.value[:0], tmp.ids, ev)
+		s.size = len(tmp.value)
 		s.ordinal = b.PutSequenced(ix.source.Prefix(partition), tmp.value)
 	}
 	scratches.Put(tmp)
@@ -69,7 +71,7 @@ func (s Staged) Committed(index uint64) {
 	s.grid.metrics.published.Inc()
 	if s.source != nil {
 		s.grid.metrics.matched.Inc()
-		s.source.Notify(s.partition, index, s.ordinal, s.event, s.queues)
+		s.source.Notify(s.partition, index, s.ordinal, s.event, s.size, s.queues)
 	}
 	s.grid.tails.send(s.event)
 }
@@ -82,7 +84,7 @@ func (s Staged) Done(r store.Result) {
 	case r.Err == nil:
 		s.Committed(r.Index)
 	case errors.Is(r.Err, store.ErrUnknown) && s.source != nil:
-		s.source.Doubt(s.batch, s.partition, s.ordinal, s.event, s.queues)
+		s.source.Doubt(s.batch, s.partition, s.ordinal, s.event, s.size, s.queues)
 	}
 }
 
