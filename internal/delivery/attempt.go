@@ -193,7 +193,9 @@ func (q *Queue) giveUp(it *item, reason Reason, now time.Time) []change {
 		return []change{{item: it}}
 	}
 	it.rec.reason, it.rec.since = reason, now.UnixNano()
-	if q.d.set.DeadLetterDelay == 0 {
+	// While there is no space not even a retry record is written: the event
+	// stays in memory, and in the way of those that would come after it.
+	if q.d.set.DeadLetterDelay == 0 || q.d.dead.low() {
 		q.doomed = append(q.doomed, it)
 		q.kick(now)
 		return nil

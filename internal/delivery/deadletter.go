@@ -8,13 +8,17 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"rollcall/internal/event"
 )
 
-// deadFile is the most events in one dead-letter file.
-const deadFile = 1000
+// Bounds of one dead-letter file.
+const (
+	deadFile      = 1000
+	deadFileBytes = 4 << 20 // of events, unless it is one
+)
 
 // bury writes events that were given up, file by file, then ends. An event is
 // settled only when its file is on disk.
@@ -22,7 +26,7 @@ func (q *Queue) bury(ctx context.Context) {
 	for {
 		now := q.d.clock.Now()
 		q.mu.Lock()
-		items := q.doomed[:min(len(q.doomed), deadFile)]
+		items := oneFile(q.doomed)
 		if len(items) == 0 || !q.live() || ctx.Err() != nil {
 			q.burying = false
 			q.mu.Unlock()
@@ -37,10 +41,29 @@ func (q *Queue) bury(ctx context.Context) {
 			err = q.d.writeDeadLetters(sub, items, now)
 		}
 		q.mu.Lock()
+		if errors.Is(err, errNoSpace) {
+			q.doomed = append(items[:len(items):len(items)], q.doomed...)
+			q.buryHeld = now.Add(spacePause)
+			q.burying = false
+			q.arm(now)
+			q.mu.Unlock()
+			return
+		}
 		changes := q.buried(sub, items, err, now)
 		q.mu.Unlock()
 		q.apply(changes)
 	}
+}
+
+// oneFile is as many of the items as one file takes.
+func oneFile(items []*item) []*item {
+	bytes := 0
+	for i, it := range items {
+		if bytes += it.event.Size(); i == deadFile || i > 0 && bytes > deadFileBytes {
+			return items[:i]
+		}
+	}
+	return items
 }
 
 // buried decides what follows from an attempt to write items. The queue is
@@ -69,9 +92,12 @@ func (q *Queue) buried(sub Subscription, items []*item, err error, now time.Time
 	q.d.log.Error("dead-letter file not written", "subscription", sub.Name, "events", len(items), "err", err)
 	q.buryTries++
 	again := now.Add(min(5*time.Minute, 10*time.Second<<min(q.buryTries-1, 5)))
-	giveUp := q.d.set.DeadLetterDelay + q.d.set.DeadLetterGiveUp
 	for _, it := range items {
-		if now.Sub(time.Unix(0, it.rec.since)) >= giveUp {
+		begun := time.Unix(0, it.rec.since).Add(q.d.set.DeadLetterDelay)
+		if space := q.d.dead.since(); space.After(begun) {
+			begun = space
+		}
+		if now.Sub(begun) >= q.d.set.DeadLetterGiveUp {
 			q.drop(DeadLetterFailed, 1)
 			changes = append(changes, change{item: it})
 			continue
@@ -89,22 +115,28 @@ func (d *Dispatcher) writeDeadLetters(sub Subscription, items []*item, now time.
 	if d.deadLetterRoot == "" {
 		return errors.New("no dead-letter root is configured")
 	}
-	now = now.UTC()
-	parts := []string{sub.DeadLetter, strings.ToUpper(sub.Name), strconv.Itoa(now.Year()), strconv.Itoa(int(now.Month())),
-		strconv.Itoa(now.Day()), strconv.Itoa(now.Hour())}
-	dir, err := makeDirs(d.deadLetterRoot, parts)
-	if err != nil {
-		return err
-	}
 	var body []byte
 	for _, it := range items {
 		body = append(appendDeadLetter(body, sub.Schema, it), '\n')
 	}
-	name := filepath.Join(dir, d.newID()+".jsonl")
-	if err := writeSynced(name, body); err != nil {
-		return err
+	if !d.dead.take(int64(len(body))) {
+		return errNoSpace
 	}
-	return syncDir(dir)
+	now = now.UTC()
+	parts := []string{sub.DeadLetter, strings.ToUpper(sub.Name), strconv.Itoa(now.Year()), strconv.Itoa(int(now.Month())),
+		strconv.Itoa(now.Day()), strconv.Itoa(now.Hour())}
+	dir, err := makeDirs(d.deadLetterRoot, parts)
+	if err == nil {
+		err = writeSynced(filepath.Join(dir, d.newID()+deadSuffix), body)
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	d.dead.wrote(int64(len(body)), err)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", errNoSpace, err)
+	}
+	return err
 }
 
 // makeDirs makes the directories below root, durable each, and returns the

@@ -44,6 +44,7 @@ type Dispatcher struct {
 	random         func() float64
 	metrics        *metrics
 	events         *eventLog
+	dead           *deadSpace
 
 	free    atomic.Int64 // shared worker slots left; below zero by first workers
 	readers chan struct{}
@@ -90,6 +91,7 @@ func Open(o Options) (*Dispatcher, error) {
 	d := &Dispatcher{
 		engine: o.Engine, clock: o.Clock, log: o.Log, set: o.Settings,
 		deadLetterRoot: o.DeadLetterRoot, newID: o.NewID, random: o.Random,
+		dead:    &deadSpace{root: o.DeadLetterRoot},
 		readers: make(chan struct{}, o.Settings.Readers),
 		wake:    make(chan struct{}, 1),
 		retain:  make(chan struct{}, 1),
@@ -97,6 +99,7 @@ func Open(o Options) (*Dispatcher, error) {
 		queues:  make(map[uint64]*Queue),
 		sources: make(map[string]*Source),
 	}
+	d.dead.d = d
 	d.metrics = newMetrics(d)
 	d.events = newEventLog(d)
 	d.free.Store(int64(o.Settings.Workers))
@@ -189,6 +192,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		d.work.Done()
 		return err
 	}
+	d.countDeadLetters(ctx)
 	retention := d.retainLater()
 	for ctx.Err() == nil {
 		select {
@@ -197,6 +201,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 			d.flush(false)
 		case <-d.retain:
 			d.events.trimOld()
+			d.countDeadLetters(ctx)
 			retention = d.retainLater()
 		}
 	}

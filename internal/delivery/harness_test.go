@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,6 +79,16 @@ type shaky struct {
 	store.Engine
 	mu   sync.Mutex
 	fail func(*store.Batch) error // nil: nothing fails
+	// spare is what it says may be taken beside it, if set
+	spare *atomic.Uint64
+}
+
+func (s *shaky) Usage() store.Usage {
+	u := s.Engine.Usage()
+	if s.spare != nil {
+		u.SpareBytes = s.spare.Load()
+	}
+	return u
 }
 
 func (s *shaky) set(f func(*store.Batch) error) {

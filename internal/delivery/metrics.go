@@ -16,6 +16,7 @@ type metrics struct {
 	delivered     prometheus.Counter
 	writeFailures prometheus.Counter
 	retained      prometheus.Counter
+	deadRemoved   prometheus.Counter
 	duration      prometheus.Histogram
 	all           []prometheus.Collector
 }
@@ -30,6 +31,8 @@ func newMetrics(d *Dispatcher) *metrics {
 			Name: "rollcall_delivery_progress_write_failures_total", Help: "Writes of delivery progress that the store refused and that are tried again."}),
 		retained: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rollcall_delivery_log_expired_events_total", Help: "Events that retention removed from the log, settled or not."}),
+		deadRemoved: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rollcall_delivery_dead_letter_files_removed_total", Help: "Dead-letter files removed because of their age or the directory's limit."}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "rollcall_delivery_attempt_duration_seconds", Help: "Time that a destination took to answer.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}}),
@@ -50,13 +53,19 @@ func newMetrics(d *Dispatcher) *metrics {
 		m.dropped[r] = dropped.WithLabelValues(r.String())
 		m.deadLettered[r] = dead.WithLabelValues(r.String())
 	}
-	m.all = []prometheus.Collector{m.matched, m.delivered, m.writeFailures, m.retained, m.duration, attempts, dropped, dead,
+	m.all = []prometheus.Collector{m.matched, m.delivered, m.writeFailures, m.retained, m.deadRemoved, m.duration, attempts, dropped, dead,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "rollcall_delivery_pending_events", Help: "Events not settled, over all subscriptions."},
 			func() float64 { return float64(d.backlog()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "rollcall_delivery_log_bytes", Help: "Keys and values of the stored events, which retention bounds."},
 			func() float64 { return float64(d.events.bytes()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "rollcall_delivery_dead_letter_bytes", Help: "What the dead-letter directory takes, in blocks of 4 KiB."},
+			func() float64 { return float64(d.dead.size()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "rollcall_delivery_dead_letters_waiting", Help: "1 while dead-lettering waits for disk space."},
+			func() float64 { return d.dead.waiting() }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "rollcall_delivery_workers_busy", Help: "Requests under way or about to be."},
 			func() float64 { return float64(int64(d.set.Workers) - d.free.Load()) }),

@@ -55,6 +55,7 @@ type Queue struct {
 	progress    uint64    // rises whenever a read gets on
 	buryAt      time.Time // when what is given up now is to be written
 	buryTries   int
+	buryHeld    time.Time      // there was no space for dead letters: not before
 	due         [shelves]int64 // earliest record not in memory, over all lanes, 0: none
 	timer       clock.Timer
 	timerAt     time.Time
@@ -205,7 +206,7 @@ func (q *Queue) kick(now time.Time) {
 		q.reading = true
 		q.d.spawn(q.read)
 	}
-	if !q.burying && len(q.doomed) > 0 {
+	if !q.burying && len(q.doomed) > 0 && !q.buryHeld.After(now) {
 		q.burying = true
 		q.d.spawn(q.bury)
 	}
@@ -269,7 +270,14 @@ func (q *Queue) arm(now time.Time) {
 		}
 	}
 	if due := q.due[dying]; due != 0 && q.dead < q.retryRoom() {
-		consider(later(time.Unix(0, due)))
+		t := time.Unix(0, due)
+		if q.buryHeld.After(t) {
+			t = q.buryHeld
+		}
+		consider(later(t))
+	}
+	if len(q.doomed) > 0 && q.buryHeld.After(now) {
+		consider(q.buryHeld)
 	}
 	if q.behind > 0 && q.blocked.After(now) {
 		consider(q.blocked)

@@ -44,7 +44,7 @@ func (q *Queue) wantsShelf(k shelfKind, now time.Time) bool {
 		return false
 	}
 	if k == dying {
-		return q.dead < q.retryRoom()
+		return q.dead < q.retryRoom() && !q.buryHeld.After(now)
 	}
 	return q.retrying < q.retryRoom() && !q.sub.Paused && q.heldUntil(now).IsZero()
 }

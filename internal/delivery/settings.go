@@ -32,8 +32,11 @@ type Settings struct {
 	// are written to one file; until then the log keeps them. Default 5m; 0 writes at once.
 	DeadLetterDelay time.Duration `yaml:"deadLetterDelay"`
 	// DeadLetterGiveUp is how long writing is tried before an event is
-	// dropped. Default 4h.
+	// dropped; waiting for disk space does not count. Default 4h.
 	DeadLetterGiveUp time.Duration `yaml:"deadLetterGiveUp"`
+
+	// DeadLetters bounds the dead-letter directory.
+	DeadLetters DeadLetterSettings `yaml:"deadLetters"`
 
 	// WindowEvents bounds the new events that a subscription has in memory;
 	// half as many retries come on top. Default 1024; 2 to 1,000,000.
@@ -79,6 +82,17 @@ type ProbationSettings struct {
 	Cap   time.Duration `yaml:"cap"` // longest window; default 1h
 }
 
+// DeadLetterSettings bound the dead-letter directory with all that is in it.
+// Below the store's low-water mark nothing is written to it at all: the events
+// wait, and stay the log's.
+type DeadLetterSettings struct {
+	// Bytes bounds the files, each in blocks of 4 KiB; beyond it the oldest are
+	// removed, to 1/16 below it. Default 1 GiB; at least 16 MiB; 0: no bound.
+	Bytes int64 `yaml:"bytes"`
+	// Age is how long files are kept. Default 0: for ever; else at least 1 hour.
+	Age time.Duration `yaml:"age"`
+}
+
 // RetentionSettings bound the event log by age and size. Pending events that
 // are cut off are counted as dropped (RetentionExceeded).
 type RetentionSettings struct {
@@ -108,6 +122,7 @@ func DefaultSettings() Settings {
 		},
 		DeadLetterDelay:  5 * time.Minute,
 		DeadLetterGiveUp: 4 * time.Hour,
+		DeadLetters:      DeadLetterSettings{Bytes: 1 << 30},
 		WindowEvents:     1024,
 		WindowBytes:      4 << 20,
 		MaxInFlight:      32,
@@ -155,6 +170,12 @@ func (s Settings) Validate(prefix string) fault.List {
 	span("probation.cap", s.Probation.Cap, 0, day)
 	span("deadLetterDelay", s.DeadLetterDelay, 0, day)
 	span("deadLetterGiveUp", s.DeadLetterGiveUp, 0, 7*day)
+	if n := s.DeadLetters.Bytes; n != 0 && n < leastDeadLetters {
+		bad.Add(fault.At(prefix+".deadLetters.bytes", "%d is neither 0 nor at least %d", n, leastDeadLetters))
+	}
+	if age := s.DeadLetters.Age; age != 0 {
+		span("deadLetters.age", age, time.Hour, 100*365*day)
+	}
 	count("windowEvents", s.WindowEvents, 2, 1_000_000)
 	count("windowBytes", s.WindowBytes, 64<<10, 1<<30)
 	count("maxInFlight", s.MaxInFlight, 1, 10_000)

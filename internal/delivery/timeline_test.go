@@ -256,7 +256,7 @@ func deadLetter(t *testing.T, h *harness, schema event.Schema, delay time.Durati
 	}
 }
 
-func deadFiles(t *testing.T, root string) []string {
+func deadFiles(t testing.TB, root string) []string {
 	t.Helper()
 	var files []string
 	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {

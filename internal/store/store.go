@@ -91,7 +91,10 @@ type Usage struct {
 	Bytes     uint64 // taken by the store now
 	Limit     uint64 // configured bound of Bytes
 	FreeBytes uint64 // left on the file system
-	Full      bool   // new work is refused with ErrFull
+	// SpareBytes is how much of FreeBytes others may take before new work is
+	// refused. Whoever writes beside the store to its file system keeps to it.
+	SpareBytes uint64
+	Full       bool // new work is refused with ErrFull
 }
 
 // Snapshot is a consistent, durable view. It may be used by several goroutines

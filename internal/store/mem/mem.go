@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"sync"
 
 	"github.com/tidwall/btree"
@@ -243,7 +244,7 @@ func (e *Engine) Usage() store.Usage {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	full := e.full || e.limit > 0 && e.bytes >= e.limit-e.reserve
-	return store.Usage{Bytes: e.bytes, Limit: e.limit, Full: full}
+	return store.Usage{Bytes: e.bytes, Limit: e.limit, SpareBytes: math.MaxUint64, Full: full}
 }
 
 // Close implements store.Engine.

@@ -154,7 +154,10 @@ func (s *space) usage() store.Usage {
 	r := s.room()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return store.Usage{Bytes: s.usedAt.total, Limit: s.limit, FreeBytes: s.freeAt, Full: r.normal < smallest}
+	free, _ := s.estimate()
+	return store.Usage{
+		Bytes: s.usedAt.total, Limit: s.limit, FreeBytes: s.freeAt, SpareBytes: sub(free, s.low), Full: r.normal < smallest,
+	}
 }
 
 // lastUsed returns what the store took when last asked.
