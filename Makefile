@@ -26,6 +26,7 @@ test: ## run all tests with the race detector (installs mosquitto's clients and 
 	$(GO) vet ./...
 	$(GO) test -race -timeout 10m ./...
 	ROLLCALL_TEST_DRIVER=goroutines $(GO) test -race -timeout 10m ./internal/mqtt/broker
+	$(GO) test -timeout 10m -run 'FlippedBits|SmearedSectors' ./internal/store/pebble
 
 lint: ## gofmt, vet, staticcheck and a short golangci-lint list
 	@scripts/lint
@@ -41,11 +42,11 @@ bench-peers: ## measure the broker beside mosquitto, nats-server and mochi (PEER
 fuzz: ## fuzz every parser and whole conversations, FUZZTIME each (default 5m)
 	@scripts/fuzz $(FUZZTIME)
 
-crash: ## the full crash campaign: kill -9, power cuts, a million stored sessions, storms
+crash: ## the full crash campaign: kill -9, power cuts, flipped bits, a million stored sessions, storms
 	@scripts/setup test
 	ROLLCALL_CRASH_ROUNDS=200 ROLLCALL_POWERCUTS=1000 ROLLCALL_SESSIONS=19000 ROLLCALL_TAKEOVERS=10000 \
-	ROLLCALL_STORM=5000 ROLLCALL_STORED_SESSIONS=1000000 \
-		$(GO) test -count=1 -timeout 90m -v -run 'Crash|PowerCut|Kill|Storm|ManySessions|Expiry|DelayedWill' ./test/crash/... ./internal/store/...
+	ROLLCALL_STORM=5000 ROLLCALL_STORED_SESSIONS=1000000 ROLLCALL_FLIPS=10000 ROLLCALL_SMEARS=2000 \
+		$(GO) test -count=1 -timeout 90m -v -run 'Crash|PowerCut|Kill|FlippedBits|SmearedSectors|Storm|ManySessions|Expiry|DelayedWill' ./test/crash/... ./internal/store/...
 
 SOAK ?= 30m
 soak: ## half an hour (SOAK) of a bit of everything; memory, goroutines and descriptors stay flat

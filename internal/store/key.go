@@ -2,7 +2,9 @@ package store
 
 import (
 	"encoding/binary"
+	"maps"
 	"math/rand/v2"
+	"slices"
 )
 
 // DefaultPartitions is the number of partitions of a new store. It is fixed
@@ -19,6 +21,7 @@ type Table uint8
 // The key spaces. A value is never given a second meaning.
 const (
 	TableEngine   Table = 0x00 // the engine itself; batches cannot write it
+	TableLoss     Table = 0x01 // marks of writes that were lost (see Loss)
 	TableResource Table = 0x10 // registry: clients, CA certificates
 	TableName     Table = 0x11 // registry: index of authentication names
 	TablePending  Table = 0x12 // registry: coalesced life-cycle events not yet staged
@@ -45,6 +48,37 @@ const (
 	TableGarbage      Table = 0x57 // mqtt/stored: ended sessions whose queues are to be deleted
 	TableRetained     Table = 0x58 // mqtt/stored: retained messages by topic
 )
+
+// tableNames are what people call the tables.
+var tableNames = map[Table]string{
+	TableEngine: "engine", TableLoss: "losses", TableResource: "resources", TableName: "names", TablePending: "pending events",
+	TableCounter: "counters", TableSession: "sessions", TableHistory: "history", TableTimeline: "timeline",
+	TableOpen: "open sessions", TableBoot: "boots", TableSub: "event subscriptions", TableEvent: "events",
+	TableCursor: "cursors", TableRetry: "retries", TableTally: "tallies", TableSessionState: "session state",
+	TableFilter: "subscriptions", TableDue: "due", TableWill: "wills", TableInbound: "inbound", TableMessage: "messages",
+	TableQueue: "queues", TableGarbage: "garbage", TableRetained: "retained messages",
+}
+
+// String returns what people call the table: a closed set, fit for labels.
+func (t Table) String() string {
+	if s, ok := tableNames[t]; ok {
+		return s
+	}
+	return "unknown"
+}
+
+// Tables lists all tables in the order of their keys.
+func Tables() []Table {
+	return slices.Sorted(maps.Keys(tableNames))
+}
+
+// TableOf returns the table that a key is of; TableEngine if it is none.
+func TableOf(key []byte) Table {
+	if len(key) < 2 {
+		return TableEngine
+	}
+	return Table(key[1])
+}
 
 // Partition maps a realm and a name within it to a partition of a store that
 // has n. The mapping never changes (FNV-1a, 64 bit).

@@ -13,7 +13,7 @@ const failureBit = 1 << 63
 
 // sentinels are the errors that are told apart in memory. Their place is what
 // is stored.
-var sentinels = [...]error{ErrConflict, ErrFull, ErrUnknown, ErrClosed, ErrInvalid}
+var sentinels = [...]error{ErrConflict, ErrFull, ErrUnknown, ErrClosed, ErrInvalid, ErrDamaged}
 
 // Outcomes remembers what became of recent batches, for engines to answer
 // Engine.Outcome with. It keeps the last 65,536 to 131,072 of them, in two

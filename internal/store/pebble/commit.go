@@ -51,6 +51,7 @@ func (e *Engine) commitLoop() {
 		}
 	}()
 	for {
+		e.treatDamage()
 		g, ok := e.take()
 		if !ok {
 			return
@@ -58,6 +59,9 @@ func (e *Engine) commitLoop() {
 		if g == nil {
 			close(e.groups)
 			return
+		}
+		if len(g.subs) == 0 {
+			continue // there is damage to treat
 		}
 		if err := e.write(g); err != nil {
 			e.fail(err)
@@ -77,13 +81,16 @@ func (e *Engine) commitLoop() {
 func (e *Engine) take() (*group, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for e.head == len(e.queue) && !e.closing && e.failure == nil {
+	for e.head == len(e.queue) && !e.closing && e.failure == nil && !e.hasSuspect() {
 		e.wake.Wait()
 	}
 	if e.failure != nil {
 		return nil, false
 	}
 	if e.head == len(e.queue) {
+		if !e.closing {
+			return &group{}, true
+		}
 		return nil, true
 	}
 	g := e.newGroup()
@@ -155,10 +162,15 @@ func (e *Engine) write(g *group) error {
 	if err := g.batch.Set(indexKey, value[:], nil); err != nil {
 		return fmt.Errorf("stage the commit index: %w", err)
 	}
+	if err := e.account.issue(e.index); err != nil {
+		return fmt.Errorf("write the store's account: %w", err)
+	}
+	e.account.noteNext(first+1, e.index+1) // should the group begin a log file
 	if err := e.db.ApplyNoSyncWait(g.batch, fsyncWrites); err != nil {
 		return fmt.Errorf("commit %d batches: %w", len(g.subs), err)
 	}
-	g.view = &view{snap: e.db.NewSnapshot(), index: e.index}
+	e.account.noteNext(e.index+1, e.index+1)
+	g.view = &view{snap: e.db.NewSnapshot(), index: e.index, cuts: e.views.cutCount.Load()}
 	return nil
 }
 
@@ -208,6 +220,16 @@ func (e *Engine) revision(key []byte) (store.Revision, error) {
 		return rev, nil
 	}
 	rev, err := e.stored(key)
+	for n := 0; err != nil && n < 3; n++ {
+		if rev, err = e.storedAgain(key, err); err == nil {
+			return rev, nil
+		}
+	}
+	if errors.Is(err, store.ErrDamaged) {
+		// What the batch depends on cannot be read: it alone is refused.
+		_ = e.endLookups()
+		return 0, store.ErrDamaged
+	}
 	if err != nil {
 		return 0, fatalError{fmt.Errorf("read a required key: %w", err)}
 	}
@@ -241,6 +263,21 @@ func (e *Engine) stored(key []byte) (store.Revision, error) {
 		return 0, err
 	}
 	rev, _, err := splitValue(value)
+	return rev, err
+}
+
+// storedAgain reads a key again after a read of it failed with cause, having
+// dealt with that.
+func (e *Engine) storedAgain(key []byte, cause error) (store.Revision, error) {
+	_ = e.endLookups() // its error is cause
+	if !pebbledb.IsCorruptionError(cause) && !errors.Is(cause, store.ErrDamaged) {
+		return 0, cause
+	}
+	e.treatDamage()
+	rev, err := e.stored(key)
+	if err != nil && pebbledb.IsCorruptionError(err) {
+		err = fmt.Errorf("%w: %w", store.ErrDamaged, err)
+	}
 	return rev, err
 }
 

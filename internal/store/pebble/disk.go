@@ -3,6 +3,7 @@ package pebble
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,21 +27,28 @@ import (
 // written do reach Pebble, for these it survives: it tries again.
 type disk struct {
 	vfs.FS
-	space *space                      // nil while the store is being opened
-	fail  atomic.Pointer[func(error)] // nil while it is opened or closed: errors are returned
+	space   *space // nil while the store is being opened
+	account *account
+	fail    atomic.Pointer[func(error)] // nil while it is opened or closed: errors are returned
 
 	written atomic.Uint64 // bytes
 	tables  atomic.Uint64 // bytes of them that went to tables
 	writing atomic.Int64  // operations under way
 	blown   atomic.Bool
 	quiet   chan struct{} // a blown fuse's last operation has ended
-	trouble atomic.Int64  // when a table could last not be written, Unix nanoseconds
+	log     *slog.Logger
+
+	starved     atomic.Bool // a file could not be opened for want of descriptors
+	starvations atomic.Uint64
+	trouble     atomic.Int64 // when a table could last not be written, Unix nanoseconds
 
 	mu   sync.Mutex
 	lock io.Closer
 }
 
-func newDisk(inner vfs.FS) *disk { return &disk{FS: inner, quiet: make(chan struct{}, 1)} }
+func newDisk(inner vfs.FS, log *slog.Logger) *disk {
+	return &disk{FS: inner, quiet: make(chan struct{}, 1), log: log}
+}
 
 // arm makes failed writes end all writing and be reported to fail instead of
 // to Pebble. Nil disarms.
@@ -163,7 +171,8 @@ func (d *disk) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	if err := d.order(name); err != nil {
 		return nil, err
 	}
-	return d.open(c, func() (vfs.File, error) { return d.FS.Create(name, c) })
+	d.account.creating(name)
+	return d.open(name, c, func() (vfs.File, error) { return d.FS.Create(name, c) })
 }
 
 // order precedes the creation and the removal of a marker: the file whose name
@@ -182,34 +191,47 @@ func (d *disk) order(name string) error {
 
 // OpenReadWrite implements vfs.FS.
 func (d *disk) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
-	return d.open(c, func() (vfs.File, error) { return d.FS.OpenReadWrite(name, c, opts...) })
+	return d.open(name, c, func() (vfs.File, error) { return d.FS.OpenReadWrite(name, c, opts...) })
 }
 
 // ReuseForWrite implements vfs.FS.
 func (d *disk) ReuseForWrite(old, name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return d.open(c, func() (vfs.File, error) { return d.FS.ReuseForWrite(old, name, c) })
+	if err := d.removing(old); err != nil {
+		return nil, err
+	}
+	d.account.creating(name)
+	return d.open(name, c, func() (vfs.File, error) { return d.FS.ReuseForWrite(old, name, c) })
 }
 
-func (d *disk) open(c vfs.DiskWriteCategory, open func() (vfs.File, error)) (vfs.File, error) {
+// removing precedes the removal of a file.
+func (d *disk) removing(name string) error {
+	if _, ok := logNumber(name); !ok {
+		return nil
+	}
+	_, err := d.change(true, func() (int, error) { return 0, d.account.removing(name) })
+	return err
+}
+
+func (d *disk) open(name string, c vfs.DiskWriteCategory, open func() (vfs.File, error)) (vfs.File, error) {
 	vital := !isTable(c)
 	var f vfs.File
 	_, err := d.change(vital, func() (n int, err error) {
-		f, err = open()
+		f, err = d.opening(open)
 		return 0, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &diskFile{f, d, vital}, nil
+	return &diskFile{File: f, d: d, name: name, vital: vital}, nil
 }
 
 // OpenDir implements vfs.FS.
 func (d *disk) OpenDir(name string) (vfs.File, error) {
-	f, err := d.FS.OpenDir(name)
+	f, err := d.opening(func() (vfs.File, error) { return d.FS.OpenDir(name) })
 	if err != nil {
 		return nil, err
 	}
-	return &diskFile{f, d, true}, nil
+	return &diskFile{File: f, d: d, vital: true}, nil
 }
 
 // Link implements vfs.FS.
@@ -220,6 +242,9 @@ func (d *disk) Link(old, name string) error {
 // Remove implements vfs.FS.
 func (d *disk) Remove(name string) error {
 	if err := d.order(name); err != nil {
+		return err
+	}
+	if err := d.removing(name); err != nil {
 		return err
 	}
 	return d.try(func() error { return d.FS.Remove(name) })
@@ -261,11 +286,18 @@ func (d *disk) Unwrap() vfs.FS { return d.FS }
 type diskFile struct {
 	vfs.File
 	d     *disk
+	name  string // empty for a directory
 	vital bool
+
+	written atomic.Uint64 // bytes
 }
 
 func (f *diskFile) Write(p []byte) (int, error) {
-	return f.d.change(f.vital, func() (int, error) { return f.File.Write(p) })
+	return f.d.change(f.vital, func() (int, error) {
+		n, err := f.File.Write(p)
+		f.written.Add(uint64(max(n, 0)))
+		return n, err
+	})
 }
 
 func (f *diskFile) WriteAt(p []byte, at int64) (int, error) {
@@ -288,6 +320,12 @@ func (f *diskFile) SyncTo(n int64) (full bool, err error) {
 }
 
 func (f *diskFile) sync(op func() error) error {
-	_, err := f.d.change(f.vital, func() (int, error) { return 0, op() })
+	_, err := f.d.change(f.vital, func() (int, error) {
+		size := f.written.Load()
+		if err := op(); err != nil || f.name == "" || !f.vital {
+			return 0, err
+		}
+		return 0, f.d.account.synced(f.name, size)
+	})
 	return err
 }

@@ -34,6 +34,8 @@ type Engine struct {
 	disk     *disk
 	space    *space
 	ballast  *ballast
+	findings *findings
+	account  *account
 	views    views
 	outcomes store.Outcomes
 	counts   counts
@@ -61,9 +63,13 @@ type Engine struct {
 	late        int // callers being told that they are too late
 	closing     bool
 	failure     error
+	suspects    []suspect       // tables that somebody could not read, for the committer
+	marking     map[string]bool // of which the mark is being committed
+	hopeless    map[string]bool // that could not be set aside
 
 	// The committer's own.
 	index        uint64
+	accounted    bool // an account was there when the store was opened
 	overlay      *overlay
 	entered      int // results of the group at hand that the overlay knows
 	room         room
@@ -236,7 +242,7 @@ func (e *Engine) close() error {
 			}
 		}
 		e.disk.arm(nil) // from here on, errors can be returned
-		return e.db.Close()
+		return errors.Join(e.db.Close(), e.account.close())
 	})
 	if err := errors.Join(err, e.disk.unlock(e.opts.Clock)); err != nil {
 		return fmt.Errorf("close the store: %w", err)

@@ -232,3 +232,38 @@ func TestOpenFails(t *testing.T) {
 		t.Errorf("opening failed %d times only", failed)
 	}
 }
+
+// A batch whose sync failed may be on disk all the same: to say that nothing
+// was written would be wrong, and here it is.
+func TestAFailedSyncLeavesTheOutcomeUnknown(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	fs, armed := breakAt(mem, 1, func(op errorfs.Op) bool { return isFile(op, ".log") && isSync(op) })
+	o := small(fs)
+	fatal := make(chan error, 1)
+	o.OnFatal = func(err error) { fatal <- err }
+	e, err := pebble.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	armed.Store(true)
+	b := putting(store.Normal, "k", 10)
+	if _, err := store.Commit(t.Context(), e, b); !errors.Is(err, store.ErrUnknown) || errors.Is(err, store.ErrClosed) {
+		t.Errorf("outcome: %v", err)
+	}
+	if r, ok, err := e.Outcome(t.Context(), b.ID()); err != nil || !ok || !errors.Is(r.Err, store.ErrUnknown) {
+		t.Errorf("asked again: %+v, %v, %v", r, ok, err)
+	}
+	<-fatal
+	if err := e.Close(); !errors.Is(err, errDisk) {
+		t.Errorf("close: %v", err)
+	}
+	kept := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
+	again, err := pebble.Open(small(kept))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if _, _, err := store.Get(again, recordKey("k")); err != nil {
+		t.Errorf("it was written: %v", err)
+	}
+}

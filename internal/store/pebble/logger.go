@@ -45,7 +45,7 @@ func (e *Engine) listener() *pebbledb.EventListener {
 			}
 		},
 		DataCorruption: func(i pebbledb.DataCorruptionInfo) {
-			e.fail(fmt.Errorf("data is corrupt: %v", i))
+			e.suspectTable(i.Path)
 		},
 		WriteStallBegin: func(i pebbledb.WriteStallBeginInfo) {
 			e.counts.stalls.Add(1)

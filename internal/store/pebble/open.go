@@ -7,12 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
 	pebbledb "github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/internal/store"
 )
 
 // Sizes chosen for a process that is small while idle. A memtable starts at
@@ -100,6 +103,8 @@ func newEngine(o Options) *Engine {
 		failed:    make(chan struct{}),
 		stop:      make(chan struct{}),
 		overlay:   newOverlay(),
+		marking:   make(map[string]bool),
+		hopeless:  make(map[string]bool),
 	}
 	e.wake.L = &e.mu
 	e.views.idle = make(chan struct{})
@@ -108,13 +113,16 @@ func newEngine(o Options) *Engine {
 		if e.ballast.release() {
 			o.Log.Error("the disk is full: the space set aside for this is in use now", "dir", o.Dir)
 		}
-	}))
+	}), o.Log)
 	if e.opts.FreeSpace == nil {
 		e.opts.FreeSpace = func() (uint64, error) {
 			u, err := o.FS.GetDiskUsage(o.Dir)
 			return u.AvailBytes, err
 		}
 	}
+	e.findings = newFindings(o.FS, o.Dir)
+	e.account = newAccount(o.FS, o.Dir)
+	e.disk.account = e.account
 	e.space = newSpace(&e.opts, e.disk, e.stop)
 	e.space.used = e.used
 	return e
@@ -129,40 +137,58 @@ func (e *Engine) open() error {
 		return fmt.Errorf("lock the store in %s: %w", e.opts.Dir, err)
 	}
 	defer lock.Close() // Pebble has a share in it by then, the directory's own is the disk's
+	if err := e.findings.read(); err != nil {
+		return err
+	}
+	damaged, corrected := 0, 0
+	if _, e.accounted, damaged, corrected, err = e.account.read(); err != nil {
+		return err
+	}
 	exists, err := e.checkFormat()
 	if err != nil {
 		return err
 	}
-	if err := e.openPebble(lock, exists); err != nil {
+	if err := e.foundInAccount(damaged, corrected); err != nil {
 		return err
 	}
+	if exists {
+		if err := e.repair(); err != nil {
+			return err
+		}
+	}
+	if err := e.account.open(); err != nil {
+		return err
+	}
+	if err := e.openPebble(lock, exists); err != nil {
+		return errors.Join(err, e.account.close())
+	}
 	if err := e.start(exists); err != nil {
-		return errors.Join(err, e.guard(e.db.Close))
+		return errors.Join(err, e.guard(e.db.Close), e.account.close())
 	}
 	return nil
 }
 
-// checkFormat reports whether there is a store already. It writes nothing.
-func (e *Engine) checkFormat() (exists bool, err error) {
-	f, exists, err := readFormat(e.opts.FS, e.opts.Dir)
-	if err != nil {
-		return false, err
+func (e *Engine) foundInAccount(damaged, corrected int) error {
+	switch {
+	case damaged > 0:
+		return e.found(Finding{File: accountName, Outcome: Harmless, Cause: "a part of the account of the log is damaged; another says the same"})
+	case corrected > 0:
+		return e.found(Finding{File: accountName, Outcome: Corrected, Cause: "one bit had flipped"})
 	}
-	if exists {
-		return true, f.check(e.opts.Dir, e.opts.Partitions)
+	return nil
+}
+
+// repair looks at the files that Pebble is about to read.
+func (e *Engine) repair() error {
+	r := repair{
+		fs: e.opts.FS, dir: e.opts.Dir, findings: e.findings, account: e.account.now(), known: e.accounted,
+		now: func() Finding { return Finding{At: e.opts.Clock.Now().UTC()} },
 	}
-	// Without a format there may be what is left of a store whose making was
-	// interrupted. It has no tables yet.
-	names, err := e.opts.FS.List(e.opts.Dir)
-	if err != nil {
-		return false, fmt.Errorf("store directory: %w", err)
+	err := r.run()
+	for i := range r.found {
+		e.logFinding(&r.found[i])
 	}
-	for _, n := range names {
-		if filepath.Ext(n) == ".sst" {
-			return false, fmt.Errorf("%s has tables but no %s file: it is not a store of this product, or damaged", e.opts.Dir, formatName)
-		}
-	}
-	return false, nil
+	return err
 }
 
 func (e *Engine) openPebble(lock *pebbledb.Lock, exists bool) error {
@@ -205,18 +231,8 @@ func (e *Engine) openPebble(lock *pebbledb.Lock, exists bool) error {
 
 // start reads where the store stands and begins to serve.
 func (e *Engine) start(exists bool) error {
-	stored, closer, err := e.db.Get(indexKey)
-	switch {
-	case errors.Is(err, pebbledb.ErrNotFound):
-	case err != nil:
-		return fmt.Errorf("read the commit index: %w", err)
-	case len(stored) != revisionLen:
-		return fmt.Errorf("read the commit index: it has %d bytes", len(stored))
-	default:
-		e.index = binary.BigEndian.Uint64(stored)
-		if err := closer.Close(); err != nil {
-			return fmt.Errorf("read the commit index: %w", err)
-		}
+	if err := e.readIndex(); err != nil {
+		return err
 	}
 	if !exists {
 		if e.index > 0 {
@@ -226,8 +242,11 @@ func (e *Engine) start(exists bool) error {
 			return err
 		}
 	}
+	if err := e.compareAccount(); err != nil {
+		return err
+	}
 	e.flushedIndex = e.index
-	e.views.publish(&view{snap: e.db.NewSnapshot(), index: e.index})
+	e.views.publish(&view{snap: e.db.NewSnapshot(), index: e.index, cuts: e.views.cutCount.Load()})
 	e.space.room()
 	e.ballast.find()
 	e.disk.space = e.space
@@ -235,5 +254,120 @@ func (e *Engine) start(exists bool) error {
 	go e.commitLoop()
 	go e.settleLoop()
 	go e.buryLoop()
+	if err := e.markLosses(); err != nil {
+		return errors.Join(err, e.Close())
+	}
 	return nil
+}
+
+// readIndex reads the newest commit index.
+func (e *Engine) readIndex() error {
+	stored, closer, err := e.db.Get(indexKey)
+	for n := 0; err != nil && pebbledb.IsCorruptionError(err) && n < maxFindings; n++ {
+		if !e.settleDamage() {
+			break
+		}
+		stored, closer, err = e.db.Get(indexKey)
+	}
+	switch {
+	case errors.Is(err, pebbledb.ErrNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("read the commit index: %w", err)
+	case len(stored) != revisionLen:
+		return fmt.Errorf("read the commit index: it has %d bytes", len(stored))
+	}
+	e.index = binary.BigEndian.Uint64(stored)
+	if err := closer.Close(); err != nil {
+		return fmt.Errorf("read the commit index: %w", err)
+	}
+	return nil
+}
+
+// compareAccount goes on above everything that has been issued, if the store
+// stands below what was durable, and begins to keep account.
+func (e *Engine) compareAccount() error {
+	known := e.account.now()
+	if e.accounted && e.index < known.durable {
+		to := max(known.issued, known.durable)
+		from := e.index
+		for _, f := range e.findings.list() { // those of this start say it already
+			if f.Loss != nil && f.Loss.Lower == nil && f.Loss.To >= to {
+				from = to
+			}
+		}
+		if from < to {
+			err := e.found(Finding{
+				File: "*.log", Outcome: SetAside, Loss: &Loss{From: from, To: to},
+				Cause: fmt.Sprintf("commit %d was durable, and the newest that is there is %d", known.durable, e.index),
+			})
+			if err != nil {
+				return err
+			}
+		}
+		e.index = to
+	}
+	for _, f := range e.findings.list() {
+		if f.Loss != nil {
+			e.index = max(e.index, f.Loss.To)
+		}
+	}
+	return e.account.begin(state{
+		issued: e.index + issueStep, durable: min(known.durable, e.index),
+		format: formatVersion, partitions: uint32(e.opts.Partitions),
+	}, e.index)
+}
+
+// markLosses stores the marks of losses that were found and are not stored yet.
+func (e *Engine) markLosses() error {
+	stored, err := e.storedLosses()
+	if err != nil {
+		return fmt.Errorf("read the marks of lost writes: %w", err)
+	}
+	b := e.lossBatch(stored)
+	if b.Len() == 0 {
+		return nil
+	}
+	if err := e.commit(b); err != nil {
+		return fmt.Errorf("mark lost writes: %w", err)
+	}
+	return nil
+}
+
+// storedLosses reads the marks, waiting for damage to be treated if they are in
+// it.
+func (e *Engine) storedLosses() (all []store.Loss, err error) {
+	for range 10 {
+		s := e.Snapshot()
+		all, err = store.Losses(s)
+		s.Close()
+		if !errors.Is(err, store.ErrDamaged) {
+			return all, err
+		}
+		if err := e.commit(store.NewBatch(store.Reserve)); err != nil { // the committer treats damage first
+			return nil, err
+		}
+	}
+	return all, err
+}
+
+// lossBatch returns a batch of the marks that are not stored.
+func (e *Engine) lossBatch(stored []store.Loss) *store.Batch {
+	b := store.NewBatch(store.Reserve)
+	for _, f := range e.findings.list() {
+		if f.Loss == nil || f.Loss.To <= f.Loss.From {
+			continue
+		}
+		l := f.loss()
+		if !slices.ContainsFunc(stored, func(s store.Loss) bool { return s.Same(&l) }) {
+			l.Stage(b)
+		}
+	}
+	return b
+}
+
+func (e *Engine) commit(b *store.Batch) error {
+	done := make(chan store.Result, 1)
+	e.Submit(b, func(r store.Result) { done <- r })
+	return (<-done).Err
 }

@@ -111,6 +111,9 @@ func TestFormat(t *testing.T) {
 	if want := "rollcall store, format 1, 16 partitions\n"; string(data) != want {
 		t.Errorf("format file: %q, want %q", data, want)
 	}
+	if err := os.Remove(filepath.Join(dir, "ACCOUNT")); err != nil { // it says the same, and would be believed
+		t.Fatal(err)
+	}
 	before := listing(t, dir)
 	wantError(t, pebble.Options{Dir: dir, Partitions: 8}, dir, "16 partitions", "8")
 	for text, words := range map[string][]string{
@@ -147,8 +150,10 @@ func TestFormatMissing(t *testing.T) {
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Remove(filepath.Join(dir, "FORMAT")); err != nil {
-			t.Fatal(err)
+		for _, name := range []string{"FORMAT", "ACCOUNT"} {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
 		}
 		wantError(t, pebble.Options{Dir: dir}, dir, "FORMAT")
 	}

@@ -26,6 +26,10 @@ func (e *Engine) settleLoop() {
 				return
 			}
 			_ = g.batch.Close() // it has no errors after a successful sync
+			if err := e.account.noteDurable(g.view.index); err != nil {
+				e.fail(fmt.Errorf("write the store's account: %w", err))
+				return
+			}
 			e.views.publish(g.view)
 		}
 		if !e.claim(g) {

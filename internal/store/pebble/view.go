@@ -31,16 +31,52 @@ type views struct {
 	users   int
 	idle    chan struct{} // closed when closed and without users
 
+	// cuts are the spans that were taken out of the store and put back without
+	// what was damaged. A view from before one would show a hole in it.
+	cuts     []cut // guarded by mu
+	cutCount atomic.Int64
+
 	// frozen means that the engine has failed: snapshots are not given back,
 	// for a parked goroutine may hold the lock that this takes.
 	frozen atomic.Bool
+}
+
+type cut struct{ lower, upper []byte }
+
+// noteCut makes reads of a span fail in all views that there are, which is done
+// before it is cut.
+func (vs *views) noteCut(lower, upper []byte) {
+	vs.mu.Lock()
+	vs.cuts = append(vs.cuts, cut{lower, upper})
+	vs.mu.Unlock()
+	vs.cutCount.Add(1)
+}
+
+var errCut = fmt.Errorf("%w: a damaged part was set aside since; read again", store.ErrDamaged)
+
+// hole returns an error if v is from before a cut of keys in [lower, upper). It
+// is asked after Pebble's state of the moment has been taken.
+func (vs *views) hole(v *view, lower, upper []byte) error {
+	n := vs.cutCount.Load()
+	if n == v.cuts {
+		return nil
+	}
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	for _, c := range vs.cuts[v.cuts:] {
+		if (upper == nil || bytes.Compare(c.lower, upper) < 0) && (c.upper == nil || bytes.Compare(lower, c.upper) < 0) {
+			return errCut
+		}
+	}
+	return nil
 }
 
 // view is a Pebble snapshot of which everything is durable.
 type view struct {
 	snap  *pebbledb.Snapshot
 	index uint64
-	refs  int // of views.current and of users; guarded by views.mu
+	cuts  int64 // that it is from after
+	refs  int   // of views.current and of users; guarded by views.mu
 }
 
 // publish makes a view the current one.
@@ -136,13 +172,20 @@ func (s *snapshot) Get(key []byte) ([]byte, store.Revision, error) {
 		return nil, 0, store.ErrNotFound
 	}
 	stored, closer, err := s.view.snap.Get(key)
+	if err == nil {
+		defer closer.Close()
+	}
+	if err == nil || errors.Is(err, pebbledb.ErrNotFound) {
+		if hole := s.views.hole(s.view, key, append(bytes.Clone(key), 0)); hole != nil {
+			return nil, 0, hole
+		}
+	}
 	if errors.Is(err, pebbledb.ErrNotFound) {
 		return nil, 0, store.ErrNotFound
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("read a key: %w", err)
+		return nil, 0, fmt.Errorf("read a key: %w", damaged(err))
 	}
-	defer closer.Close()
 	rev, value, err := splitValue(stored)
 	return bytes.Clone(value), rev, err
 }
@@ -159,9 +202,21 @@ func (s *snapshot) Iter(lower, upper []byte) store.Iterator {
 	}
 	it, err := s.view.snap.NewIter(&pebbledb.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return &iterator{err: fmt.Errorf("read a range: %w", err)}
+		return &iterator{err: fmt.Errorf("read a range: %w", damaged(err))}
+	}
+	if hole := s.views.hole(s.view, lower, upper); hole != nil {
+		return &iterator{err: errors.Join(hole, it.Close())}
 	}
 	return &iterator{it: it}
+}
+
+// damaged marks what Pebble calls a corruption as store.ErrDamaged, and what the
+// disk did not answer as itself.
+func damaged(err error) error {
+	if err != nil && pebbledb.IsCorruptionError(err) {
+		return fmt.Errorf("%w: %w", store.ErrDamaged, err)
+	}
+	return err
 }
 
 // iterator implements store.Iterator. Without a Pebble iterator it is empty.
@@ -213,7 +268,7 @@ func (i *iterator) load(ok bool) bool {
 		i.rev, i.value, err = splitValue(stored)
 	}
 	if err != nil {
-		i.err = fmt.Errorf("read a range: %w", err)
+		i.err = fmt.Errorf("read a range: %w", damaged(err))
 	}
 	return err == nil
 }
@@ -226,7 +281,7 @@ func (i *iterator) Err() error {
 	if i.err != nil || i.it == nil {
 		return i.err
 	}
-	return i.it.Error()
+	return damaged(i.it.Error())
 }
 
 func (i *iterator) Close() error {
@@ -235,7 +290,7 @@ func (i *iterator) Close() error {
 	}
 	it := i.it
 	i.it = nil
-	return errors.Join(i.err, it.Close())
+	return errors.Join(i.err, damaged(it.Close()))
 }
 
 // revisionLen is the length of the revision that precedes each stored value.
@@ -249,7 +304,7 @@ var indexKey = []byte{store.Config, byte(store.TableEngine), 'i'}
 
 func splitValue(stored []byte) (store.Revision, []byte, error) {
 	if len(stored) < revisionLen {
-		return 0, nil, fmt.Errorf("a value of %d bytes has no revision", len(stored))
+		return 0, nil, fmt.Errorf("%w: a value of %d bytes has no revision", store.ErrDamaged, len(stored))
 	}
 	return store.Revision(binary.BigEndian.Uint64(stored)), stored[revisionLen:], nil
 }
