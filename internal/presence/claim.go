@@ -78,6 +78,7 @@ func (l *Ledger) runClaim(s *seat, op *operation) {
 func (l *Ledger) claimTransitions(s *seat, c *claim) []Transition {
 	at := l.instant(s)
 	ts := make([]Transition, 0, 2)
+	skipped := s.lost
 	if s.state.Open() {
 		end := l.ending(s, at)
 		if c.old != nil {
@@ -93,19 +94,21 @@ func (l *Ledger) claimTransitions(s *seat, c *claim) []Transition {
 		}
 		ts = append(ts, end)
 		at = at.Add(100 * time.Nanosecond)
+		skipped = 0 // the end has said it
 	}
 	return append(ts, Transition{
-		Realm: s.name.realm, Session: s.name.session, Number: s.state.Number + 1, Kind: Connected,
-		Time: at, EventID: l.newID(), Owner: c.Owner, Origin: c.Origin, Holder: l.self, stage: c.Stage,
+		Realm: s.name.realm, Session: s.name.session, Number: s.state.Number + s.lost + 1, Kind: Connected,
+		Skipped: skipped, Time: at, EventID: l.newID(), Owner: c.Owner, Origin: c.Origin, Holder: l.self, stage: c.Stage,
 	})
 }
 
 // ending is the Disconnected of the seat's open session, reason and evidence
-// still to be filled in.
+// still to be filled in. It has the session's number, or the one after what may
+// have been lost.
 func (l *Ledger) ending(s *seat, at time.Time) Transition {
 	return Transition{
-		Realm: s.name.realm, Session: s.name.session, Number: s.state.Number, Kind: Disconnected,
-		Time: at, EventID: l.newID(), Owner: s.state.Owner, Origin: s.state.Origin, Holder: s.state.Holder,
+		Realm: s.name.realm, Session: s.name.session, Number: s.state.Number + s.lost, Kind: Disconnected,
+		Skipped: s.lost, Time: at, EventID: l.newID(), Owner: s.state.Owner, Origin: s.state.Origin, Holder: s.state.Holder,
 	}
 }
 

@@ -79,7 +79,7 @@ func (s *State) follow(t *Transition) {
 
 func (l *Ledger) settle(s *seat, r store.Result, state *State, settled func(error)) {
 	if r.Err == nil {
-		s.state, s.rev = state, store.Revision(r.Index)
+		s.state, s.rev, s.lost = state, store.Revision(r.Index), 0
 	} else {
 		s.known = false // a conflict or worse: read again before the next try
 	}

@@ -31,6 +31,7 @@ import (
 	"rollcall/internal/clock"
 	"rollcall/internal/disconnect"
 	"rollcall/internal/store"
+	"rollcall/internal/store/setaside"
 	"rollcall/internal/task"
 )
 
@@ -93,6 +94,7 @@ type Options struct {
 	NewID     func() string // event ids; default random UUIDs
 	Log       *slog.Logger
 	Retention Retention
+	SetAside  *setaside.List // of records that cannot be read; nil: one of its own
 }
 
 // Ledger is the owner of all session names of one incarnation. Its methods may
@@ -107,6 +109,7 @@ type Ledger struct {
 	retention Retention
 	self      Incarnation
 	metrics   *metrics
+	setAside  *setaside.List
 
 	work task.Group // goroutines that reload or resolve
 
@@ -142,12 +145,15 @@ func Open(ctx context.Context, o Options) (*Ledger, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.SetAside == nil {
+		o.SetAside = setaside.New(o.Log)
+	}
 	if err := o.Retention.withDefaults().validate(); err != nil {
 		return nil, err
 	}
 	l := &Ledger{
 		engine: o.Engine, stager: o.Stager, crashed: o.Crashed, clock: o.Clock, newID: o.NewID, log: o.Log,
-		retention: o.Retention.withDefaults(), seed: maphash.MakeSeed(), metrics: newMetrics(),
+		setAside: o.SetAside, retention: o.Retention.withDefaults(), seed: maphash.MakeSeed(), metrics: newMetrics(),
 	}
 	l.drained.L = &l.drainMu
 	for i := range l.shards {
@@ -170,11 +176,16 @@ func (l *Ledger) nextBoot(ctx context.Context, node string) (uint64, error) {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return 0, err
 	}
-	var boot uint64
+	// A counter never exceeds the index that it was written at.
+	boot := uint64(rev)
 	if len(value) == 8 {
 		boot = binary.BigEndian.Uint64(value)
 	}
-	boot++
+	lost, err := l.lostWrites(key, rev)
+	if err != nil {
+		return 0, err
+	}
+	boot += lost + 1
 	b := store.NewBatch(store.Reserve)
 	b.Require(key, rev)
 	b.Put(key, binary.BigEndian.AppendUint64(nil, boot))
@@ -198,6 +209,7 @@ type seat struct {
 	state   *State // nil while no operation runs, or before it is loaded
 	record  []byte // state as it is stored, while no operation runs: it takes a third of the memory
 	rev     store.Revision
+	lost    uint64 // numbers after state's that may have been given out and lost
 	holder  *Hold
 }
 
@@ -311,23 +323,6 @@ func (s *seat) pack() {
 		s.record = bytes.Clone(s.state.encode())
 	}
 	s.state = nil
-}
-
-func (l *Ledger) load(s *seat) error {
-	value, rev, err := store.Get(l.engine, sessionKey(s.partition, s.name.realm, s.name.session))
-	s.state = &State{Realm: s.name.realm, Session: s.name.session}
-	if errors.Is(err, store.ErrNotFound) {
-		s.rev, s.known = 0, true
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := s.state.decode(value); err != nil {
-		return err
-	}
-	s.rev, s.known = rev, true
-	return nil
 }
 
 // next ends the running operation of s and starts the one that waited longest.

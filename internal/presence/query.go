@@ -68,9 +68,8 @@ func (l *Ledger) List(ctx context.Context, q Query) (found []State, more bool, e
 		c := h[0]
 		st := State{Realm: q.Realm, Session: c.session}
 		if err := st.decode(c.it.Value()); err != nil {
-			return nil, false, err
-		}
-		if !q.Open || st.Open() {
+			l.setAside.Add(c.it.Key(), err)
+		} else if !q.Open || st.Open() {
 			if len(found) == q.Limit {
 				return found, true, nil
 			}
@@ -102,11 +101,11 @@ func (c *cursor) next() (bool, error) {
 	if !c.it.Next() {
 		return false, c.it.Err()
 	}
-	s, _, ok := store.TakeString(c.it.Key()[c.skip:])
-	if !ok {
-		return false, errRecord
+	// A key that is none sorts as the last one did, and has no state that can
+	// be read.
+	if s, _, ok := store.TakeString(c.it.Key()[c.skip:]); ok {
+		c.session = s
 	}
-	c.session = s
 	return true, nil
 }
 
@@ -155,13 +154,9 @@ func (l *Ledger) History(realm, session string, pg Page) (ts []Transition, more 
 			return ts, true, nil
 		}
 		t := Transition{Realm: realm, Session: session}
-		number, rest, ok := store.TakeUint64(it.Key()[len(prefix):])
-		if !ok || len(rest) != 1 {
-			return nil, false, errRecord
-		}
-		t.Number, t.Kind = number, Kind(rest[0])
-		if err := t.decode(it.Value()); err != nil {
-			return nil, false, err
+		if err := t.decodeEntry(it.Key()[len(prefix):], it.Value()); err != nil {
+			l.setAside.Add(it.Key(), err)
+			continue
 		}
 		ts = append(ts, t)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"rollcall/internal/disconnect"
+	"rollcall/internal/store"
 )
 
 // Kind is the kind of a transition.
@@ -57,6 +58,12 @@ type Transition struct {
 	Reason   disconnect.Reason
 	Evidence disconnect.Evidence
 	Holder   Incarnation // who held the session
+	// Skipped is how many numbers were passed over before this one, because a
+	// part of the store was lost and they may have been given out. The
+	// transitions that had them are lost too: only where it is not 0 may a
+	// session's transitions not alternate, or a Disconnected be without its
+	// Connected.
+	Skipped uint64
 
 	stage Stage // adds to the transition's batch; nil: nothing
 }
@@ -81,8 +88,12 @@ type State struct {
 // Open reports whether the session is connected.
 func (s State) Open() bool { return s.Kind == Connected }
 
-// recordVersion begins every stored record of this package.
-const recordVersion = 1
+// recordVersion begins every stored record of this package, but for a
+// transition with Skipped, which has a version of its own.
+const (
+	recordVersion  = 1
+	skippedVersion = 2
+)
 
 var errRecord = errors.New("presence: malformed record")
 
@@ -191,7 +202,12 @@ func (d *decoder) end() error {
 
 func (t *Transition) encode() []byte {
 	e := encoder{buf: make([]byte, 0, 192)}
-	e.byte(recordVersion)
+	if t.Skipped > 0 {
+		e.byte(skippedVersion)
+		e.uint(t.Skipped)
+	} else {
+		e.byte(recordVersion)
+	}
 	e.time(t.Time)
 	e.str(t.EventID)
 	e.str(t.Owner)
@@ -206,7 +222,11 @@ func (t *Transition) encode() []byte {
 // come from the key.
 func (t *Transition) decode(value []byte) error {
 	d := decoder{buf: value}
-	if v := d.byte(); v != recordVersion {
+	switch v := d.byte(); v {
+	case recordVersion:
+	case skippedVersion:
+		t.Skipped = d.uint()
+	default:
 		return fmt.Errorf("%w: transition of version %d", errRecord, v)
 	}
 	t.Time = d.time()
@@ -217,6 +237,17 @@ func (t *Transition) decode(value []byte) error {
 	t.Holder.Boot = d.uint()
 	t.Reason, t.Evidence = d.cause()
 	return d.end()
+}
+
+// decodeEntry reads a transition from its value and the part of its key behind
+// the session.
+func (t *Transition) decodeEntry(key, value []byte) error {
+	number, rest, ok := store.TakeUint64(key)
+	if !ok || len(rest) != 1 {
+		return fmt.Errorf("%w: a key of history", errRecord)
+	}
+	t.Number, t.Kind = number, Kind(rest[0])
+	return t.decode(value)
 }
 
 func (s *State) encode() []byte {

@@ -1,7 +1,9 @@
 package presence
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"time"
 
@@ -145,6 +147,8 @@ func (l *Ledger) unstall(s *seat) {
 
 type sweep struct {
 	holder Incarnation
+	number uint64 // that it held the session with
+	key    []byte // of the index of open sessions
 	done   func(error)
 }
 
@@ -152,9 +156,9 @@ type sweep struct {
 // have done so already.
 func (l *Ledger) runSweep(s *seat, op *operation) {
 	sw := op.sweep
+	s.adopt(sw.holder, sw.number)
 	if !s.state.Open() || s.state.Holder != sw.holder || s.holder != nil {
-		sw.done(nil)
-		l.next(s)
+		l.dropEntry(s, op)
 		return
 	}
 	t := l.ending(s, l.instant(s))
@@ -172,11 +176,28 @@ func (l *Ledger) runSweep(s *seat, op *operation) {
 	})
 }
 
+// dropEntry deletes an entry of the index of open sessions that does not say
+// what is. A claim that has closed the session has done so already.
+func (l *Ledger) dropEntry(s *seat, op *operation) {
+	b := store.NewBatch(store.Reserve)
+	b.Require(sessionKey(s.partition, s.name.realm, s.name.session), s.rev)
+	b.Delete(op.sweep.key)
+	l.engine.Submit(b, func(r store.Result) {
+		if errors.Is(r.Err, store.ErrConflict) {
+			r.Err = nil // it has moved on since: the next sweep looks again
+			s.known = false
+		}
+		op.sweep.done(r.Err)
+		l.next(s)
+	})
+}
+
 // sweepAhead bounds how many sessions are being swept at once.
 const sweepAhead = 512
 
-// Sweep closes every session that earlier incarnations of this node left
-// open, while claims go on. It returns how many it found, and an error if some
+// Sweep closes every session that other incarnations left open, while claims
+// go on: those of earlier starts of this node, and those of nodes of another
+// name, because a store has one node and that may have been renamed. It returns how many it found, and an error if some
 // could not be closed or ctx ended first.
 func (l *Ledger) Sweep(ctx context.Context) (int, error) {
 	snap := l.engine.Snapshot()
@@ -189,11 +210,15 @@ func (l *Ledger) Sweep(ctx context.Context) (int, error) {
 		it := snap.Iter(lower, store.PrefixEnd(lower))
 		for it.Next() {
 			realm, in, session, ok := parseOpenKey(it.Key())
-			if !ok {
-				it.Close()
-				return found, errRecord
+			number, n := binary.Uvarint(it.Value())
+			if !ok || n <= 0 {
+				l.setAside.Add(it.Key(), errRecord)
+				if !ok {
+					continue
+				}
+				number = 0 // the session's state knows it
 			}
-			if in.Node != l.self.Node || in.Boot >= l.self.Boot {
+			if in == l.self {
 				continue
 			}
 			select {
@@ -203,7 +228,7 @@ func (l *Ledger) Sweep(ctx context.Context) (int, error) {
 				return found, context.Cause(ctx)
 			}
 			found++
-			op := &operation{sweep: &sweep{holder: in, done: func(err error) {
+			op := &operation{sweep: &sweep{holder: in, number: number, key: bytes.Clone(it.Key()), done: func(err error) {
 				if err != nil {
 					select {
 					case failed <- err:

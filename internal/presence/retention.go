@@ -89,8 +89,8 @@ func (l *Ledger) count(ctx context.Context, sizes *Sizes) error {
 			for it.Next() && ctx.Err() == nil {
 				var m mark
 				if err := m.decode(it.Value()); err != nil {
-					it.Close()
-					return err
+					l.setAside.Add(it.Key(), err)
+					m.size = int64(len(it.Key()) + len(it.Value()))
 				}
 				sizes.bytes[p] += m.size
 			}
@@ -112,8 +112,9 @@ func realms(snap store.Snapshot, p uint8) ([]string, error) {
 	var all []string
 	for ok := it.Next(); ok; {
 		realm, _, whole := store.TakeString(it.Key()[2:])
-		if !whole {
-			return nil, errRecord
+		if !whole { // no realm that anybody could have written to
+			ok = it.Next()
+			continue
 		}
 		all = append(all, realm)
 		ok = it.SeekGE(store.PrefixEnd(timelinePrefix(p, realm)))
@@ -170,12 +171,19 @@ func (l *Ledger) trimOnce(ctx context.Context, snap store.Snapshot, p uint8, rea
 	for n < trimBatch && it.Next() {
 		var m mark
 		if err := m.decode(it.Value()); err != nil {
-			return 0, false, err
-		}
-		if !m.time.Before(horizon) && freed >= excess {
+			// When it is of is not known: it goes when what came after it goes,
+			// or when there is too much. The history that it names stays.
+			l.setAside.Add(it.Key(), err)
+			if freed >= excess {
+				continue
+			}
+			m = mark{size: int64(len(it.Key()) + len(it.Value()))}
+		} else if !m.time.Before(horizon) && freed >= excess {
 			break
 		}
-		b.Delete(historyKey(p, realm, m.session, m.number, m.kind))
+		if m.session != "" {
+			b.Delete(historyKey(p, realm, m.session, m.number, m.kind))
+		}
 		last = append(last[:0], it.Key()...)
 		freed += m.size
 		n++
