@@ -269,7 +269,7 @@ func (s *Server) openClients(ctx context.Context) (err error) {
 		Engine: s.engine, Node: s.cfg.Node, Stager: transitions{ev}, Clock: s.clock, Log: s.log,
 		Retention: presence.Retention{Age: s.cfg.Ledger.Age, Bytes: s.cfg.Ledger.Bytes},
 		Crashed: func(b *store.Batch, _ uint8, t *presence.Transition) {
-			s.broker.Crashed(b, t.Realm, t.Session, t.Time)
+			s.broker.Crashed(b, t.Realm, t.Session)
 		},
 	})
 	if err != nil {

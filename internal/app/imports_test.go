@@ -48,7 +48,7 @@ var forbidden = []struct{ from, to, why string }{
 // exceptions are imports within internal that stand-alone packages may have.
 var exceptions = map[string]bool{
 	"clock/clocktest→clock": true,
-	"httpd→fault": true, "httpd→clock": true,
+	"httpd→fault":           true, "httpd→clock": true,
 	"mqtt/stored→store": true, "mqtt/broker→store": true,
 }
 

@@ -38,7 +38,7 @@ func stage(f broker.Stage) presence.Stage {
 	if f == nil {
 		return nil
 	}
-	return func(b *store.Batch, _ uint8, t *presence.Transition) { f(b, t.Number, t.Time) }
+	return func(b *store.Batch, _ uint8, t *presence.Transition) { f(b, t.Number) }
 }
 
 // hold makes a hold of the ledger what the broker asks for.

@@ -12,7 +12,7 @@ import (
 // Its methods may be called concurrently.
 type Throttle struct {
 	seed  maphash.Seed
-	start time.Time
+	start time.Duration
 	every time.Duration
 	burst time.Duration // what the burst is worth
 	slots []atomic.Int64
@@ -20,8 +20,8 @@ type Throttle struct {
 
 // NewThrottle returns a Throttle with the given number of slots. Every key may
 // fail burst times at once and recovers one failure per interval. now is the
-// origin of its time.
-func NewThrottle(slots, burst int, every time.Duration, now time.Time) *Throttle {
+// origin of its time, which is a monotonic reading.
+func NewThrottle(slots, burst int, every time.Duration, now time.Duration) *Throttle {
 	return &Throttle{
 		seed: maphash.MakeSeed(), start: now, every: every,
 		burst: time.Duration(max(burst, 1)) * every, slots: make([]atomic.Int64, max(slots, 1)),
@@ -29,15 +29,15 @@ func NewThrottle(slots, burst int, every time.Duration, now time.Time) *Throttle
 }
 
 // Allowed reports whether key may try at now.
-func (t *Throttle) Allowed(key string, now time.Time) bool {
-	debt := time.Duration(t.slot(key).Load()) - now.Sub(t.start)
+func (t *Throttle) Allowed(key string, now time.Duration) bool {
+	debt := time.Duration(t.slot(key).Load()) - (now - t.start)
 	return debt <= t.burst-t.every
 }
 
 // Failed counts a failure of key at now. Failures that are let in while others
 // are under way make a key wait longer, at most twice the burst.
-func (t *Throttle) Failed(key string, now time.Time) {
-	s, at := t.slot(key), now.Sub(t.start)
+func (t *Throttle) Failed(key string, now time.Duration) {
+	s, at := t.slot(key), (now - t.start)
 	for {
 		old := s.Load()
 		next := min(max(time.Duration(old), at)+t.every, at+2*t.burst)

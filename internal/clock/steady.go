@@ -17,6 +17,10 @@ const (
 	Hold = time.Hour
 )
 
+// unset is before any time that a clock which has been set can show: machines
+// without a battery begin in 1970, or when their image was made.
+var unset = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+
 // Instant is one moment by both readings.
 type Instant struct {
 	Wall time.Time     // of the steady clock, in UTC
@@ -28,7 +32,9 @@ type Instant struct {
 // was an hour slow, has not been running for an hour longer, and nothing may
 // expire, be trimmed or be given up because of it. A jump is reported once and
 // believed when it has lasted for Hold; if the wall clock comes back before,
-// nothing has happened.
+// nothing has happened. A clock that shows a time before 2024 has not been set:
+// its first jump to a later time is believed at once, and none to an earlier
+// one ever is.
 //
 // It notices a jump when it is asked for the time. Its methods may be called
 // concurrently.
@@ -75,7 +81,7 @@ func (s *Steady) Instant() Instant {
 	wall, mono := s.Clock.Now(), s.Clock.Monotonic()
 	ahead := s.ahead.Load()
 	if off := time.Duration(wall.UnixNano() - int64(mono) - ahead); off.Abs() > slack || s.holding.Load() {
-		ahead = s.follow(off, mono)
+		ahead = s.follow(off, mono, wall)
 	}
 	return Instant{Wall: time.Unix(0, ahead+int64(mono)).UTC(), Mono: mono}
 }
@@ -95,7 +101,7 @@ const slack = time.Millisecond
 
 // follow decides what becomes of a wall clock that is off from where it is
 // expected, and returns how far the steady time is ahead of the monotonic one.
-func (s *Steady) follow(off, mono time.Duration) int64 {
+func (s *Steady) follow(off, mono time.Duration, wall time.Time) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer func() { s.holding.Store(s.jump != 0) }()
@@ -106,11 +112,15 @@ func (s *Steady) follow(off, mono time.Duration) int64 {
 			s.jump = 0
 		}
 		s.ahead.Add(int64(off))
+	case wall.Add(-off).Before(unset) && !wall.Before(unset):
+		s.log.Warn("the wall clock has been set", "jump", off)
+		s.ahead.Add(int64(off))
+		s.jump = 0
 	case s.jump == 0 || (off-s.jump).Abs() > Tolerance:
 		s.jump, s.since = off, mono
 		s.log.Warn("the wall clock has jumped: nothing expires or is trimmed because of it unless it lasts",
 			"jump", off, "believedAfter", Hold)
-	case mono-s.since >= Hold:
+	case mono-s.since >= Hold && !wall.Before(unset):
 		s.log.Warn("the wall clock's jump has lasted and is believed", "jump", off)
 		s.ahead.Add(int64(off))
 		s.jump = 0

@@ -13,7 +13,7 @@ import (
 
 func TestSteadyDisregardsJumps(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	for _, jump := range []time.Duration{time.Hour, -time.Hour, 10 * 365 * 24 * time.Hour, -10 * 365 * 24 * time.Hour} {
+	for _, jump := range []time.Duration{time.Hour, -time.Hour, 10 * 365 * 24 * time.Hour, -365 * 24 * time.Hour} {
 		var log bytes.Buffer
 		hand := clocktest.NewHand(start)
 		s := clock.NewSteady(hand, slog.New(slog.NewTextHandler(&log, nil)))
@@ -77,6 +77,24 @@ func TestSteadyFollowsSlewing(t *testing.T) {
 	}
 	if got, want := s.Steady(), start.Add(100*time.Minute+10*time.Second); !got.Equal(want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// A clock that was never set is believed when it is, and one that loses its
+// time is not.
+func TestSteadyUnsetClock(t *testing.T) {
+	hand := clocktest.NewHand(time.Unix(100, 0))
+	s := clock.NewSteady(hand, nil)
+	real := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	hand.SetWall(real.Sub(hand.Now()))
+	if got := s.Steady(); !got.Equal(real) {
+		t.Errorf("got %v after the clock was set, want %v", got, real)
+	}
+	hand.SetWall(time.Unix(100, 0).Sub(real))
+	s.Steady()
+	hand.Advance(2 * clock.Hold)
+	if got, want := s.Steady(), real.Add(2*clock.Hold); !got.Equal(want) {
+		t.Errorf("got %v after the clock was lost, want %v", got, want)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 // ServeHTTP implements http.Handler: every request of every listener.
 func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &response{ResponseWriter: rw}
-	began := s.opts.Clock.Now()
+	began := s.opts.Clock.Monotonic()
 	r = cleaned(r)
 	s.setHeaders(w.Header(), r)
 	defer func() {
@@ -197,8 +197,8 @@ func (s *Server) panicked(w *response, r *http.Request, p any) {
 	}
 }
 
-func (s *Server) account(w *response, r *http.Request, began time.Time) {
-	took := s.opts.Clock.Now().Sub(began)
+func (s *Server) account(w *response, r *http.Request, began time.Duration) {
+	took := s.opts.Clock.Monotonic() - began
 	route := routeOf(r.URL.Path)
 	s.metrics.requests.WithLabelValues(route, statusClass(max(w.status, 100))).Inc()
 	s.metrics.seconds.WithLabelValues(route).Observe(took.Seconds())

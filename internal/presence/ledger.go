@@ -103,7 +103,7 @@ type Ledger struct {
 	engine    store.Engine
 	stager    Stager
 	crashed   Stage
-	clock     clock.Clock
+	clock     *clock.Steady
 	newID     func() string
 	log       *slog.Logger
 	retention Retention
@@ -152,7 +152,7 @@ func Open(ctx context.Context, o Options) (*Ledger, error) {
 		return nil, err
 	}
 	l := &Ledger{
-		engine: o.Engine, stager: o.Stager, crashed: o.Crashed, clock: o.Clock, newID: o.NewID, log: o.Log,
+		engine: o.Engine, stager: o.Stager, crashed: o.Crashed, clock: clock.SteadyOf(o.Clock), newID: o.NewID, log: o.Log,
 		setAside: o.SetAside, retention: o.Retention.withDefaults(), seed: maphash.MakeSeed(), metrics: newMetrics(),
 	}
 	l.drained.L = &l.drainMu
@@ -367,11 +367,12 @@ func (l *Ledger) fail(s *seat, op *operation, err error) {
 }
 
 // instant is the time of the seat's next transition: now, but after the one
-// before.
+// before, unless that was stamped by a wall clock which has been set back since.
+// The order of transitions is that of their numbers.
 func (l *Ledger) instant(s *seat) time.Time {
 	const tick = 100 * time.Nanosecond
 	now := l.clock.Now().UTC().Truncate(tick)
-	if earliest := s.state.Since.Add(tick); now.Before(earliest) {
+	if earliest := s.state.Since.Add(tick); now.Before(earliest) && earliest.Sub(now) <= clock.Tolerance {
 		return earliest
 	}
 	return now

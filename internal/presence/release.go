@@ -265,7 +265,7 @@ func (l *Ledger) Sweep(ctx context.Context) (int, error) {
 // is told once how many sessions there were.
 func (l *Ledger) Run(ctx context.Context, swept func(n int)) error {
 	defer l.work.Wait()
-	start := l.clock.Now()
+	start := l.clock.Monotonic()
 	total := 0
 	for {
 		n, err := l.Sweep(ctx)
@@ -283,7 +283,7 @@ func (l *Ledger) Run(ctx context.Context, swept func(n int)) error {
 	}
 	if total > 0 {
 		l.log.Info("closed the sessions that an earlier start left open",
-			"sessions", total, "took", l.clock.Now().Sub(start))
+			"sessions", total, "took", l.clock.Monotonic()-start)
 	}
 	if swept != nil {
 		swept(total)

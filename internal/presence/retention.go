@@ -125,6 +125,9 @@ func realms(snap store.Snapshot, p uint8) ([]string, error) {
 // trimBatch bounds the transitions that one batch deletes.
 const trimBatch = 500
 
+// trimLook bounds the transitions that are looked at for a batch.
+const trimLook = 20 * trimBatch
+
 // Trim deletes the transitions that are older than Retention.Age, and as many
 // of the oldest as it takes to fit Retention.Bytes.
 func (l *Ledger) Trim(ctx context.Context, sizes *Sizes) error {
@@ -132,7 +135,7 @@ func (l *Ledger) Trim(ctx context.Context, sizes *Sizes) error {
 		return err
 	}
 	share := l.retention.Bytes / int64(len(sizes.bytes))
-	horizon := l.clock.Now().Add(-l.retention.Age)
+	now := l.clock.Steady()
 	snap := l.engine.Snapshot()
 	defer func() { snap.Close() }() // the newest
 	for p := range sizes.bytes {
@@ -143,7 +146,7 @@ func (l *Ledger) Trim(ctx context.Context, sizes *Sizes) error {
 		for _, realm := range names {
 			for more := true; more; {
 				var freed int64
-				freed, more, err = l.trimOnce(ctx, snap, uint8(p), realm, horizon, sizes.bytes[p]-share)
+				freed, more, err = l.trimOnce(ctx, snap, uint8(p), realm, now, sizes.bytes[p]-share)
 				sizes.bytes[p] -= freed
 				if err != nil {
 					return err
@@ -159,34 +162,46 @@ func (l *Ledger) Trim(ctx context.Context, sizes *Sizes) error {
 }
 
 // trimOnce deletes one batch of the oldest transitions of a realm in p, those
-// before horizon or among the oldest excess bytes, and reports whether there
-// may be more.
-func (l *Ledger) trimOnce(ctx context.Context, snap store.Snapshot, p uint8, realm string, horizon time.Time, excess int64) (freed int64, more bool, err error) {
+// older than Retention.Age at now or among the oldest excess bytes, and reports
+// whether there may be more.
+//
+// Transitions are stamped by the wall clock, which may have been wrong for a
+// while. Their order is right. So none is younger than one that was stored after
+// it, which is what a stamp in the future comes to; and none that a clock set
+// back has stamped is older than those before it, which are deleted first.
+func (l *Ledger) trimOnce(ctx context.Context, snap store.Snapshot, p uint8, realm string, now time.Time, excess int64) (freed int64, more bool, err error) {
 	prefix := timelinePrefix(p, realm)
 	it := snap.Iter(prefix, store.PrefixEnd(prefix))
 	defer it.Close()
 	b := store.NewBatch(store.Reserve)
-	n := 0
+	horizon := now.Add(-l.retention.Age)
+	n, seen := 0, 0
 	var last []byte
-	for n < trimBatch && it.Next() {
+	var unsure []mark // of an unknown time, or one in the future: as old as what comes next, at least
+	for ; n < trimBatch && seen < trimLook && it.Next(); seen++ {
 		var m mark
-		if err := m.decode(it.Value()); err != nil {
-			// When it is of is not known: it goes when what came after it goes,
-			// or when there is too much. The history that it names stays.
+		err := m.decode(it.Value())
+		if err != nil { // the history that it names stays
 			l.setAside.Add(it.Key(), err)
-			if freed >= excess {
-				continue
-			}
 			m = mark{size: int64(len(it.Key()) + len(it.Value()))}
-		} else if !m.time.Before(horizon) && freed >= excess {
-			break
 		}
-		if m.session != "" {
-			b.Delete(historyKey(p, realm, m.session, m.number, m.kind))
+		unknown := err != nil || m.time.After(now)
+		if freed >= excess && (unknown || !m.time.Before(horizon)) {
+			if !unknown {
+				break
+			}
+			unsure = append(unsure, m)
+			continue
 		}
+		for _, m := range append(unsure, m) {
+			if m.session != "" {
+				b.Delete(historyKey(p, realm, m.session, m.number, m.kind))
+			}
+			freed += m.size
+			n++
+		}
+		unsure = unsure[:0]
 		last = append(last[:0], it.Key()...)
-		freed += m.size
-		n++
 	}
 	if err := it.Err(); err != nil || n == 0 {
 		return 0, false, err
@@ -196,5 +211,5 @@ func (l *Ledger) trimOnce(ctx context.Context, snap store.Snapshot, p uint8, rea
 		return 0, false, err
 	}
 	l.metrics.trimmed.Add(float64(n))
-	return freed, n == trimBatch, nil
+	return freed, n >= trimBatch, nil
 }

@@ -15,7 +15,7 @@ import (
 // is replaced vouches for nobody any more, at once. Errors are those of
 // PutClient.
 func (r *Registry) PutCA(ctx context.Context, name string, s CASpec, c Condition) (CA, bool, error) {
-	want, err := s.normalize(name, r.clock.Now())
+	want, err := s.normalize(name, r.clock.Steady())
 	if err != nil {
 		return CA{}, false, err
 	}

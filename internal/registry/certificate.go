@@ -36,7 +36,7 @@ func (r *Registry) byCertificate(p Proof) (Identity, *Denied) {
 		return Identity{}, denied
 	}
 	c := &certified{leaf: p.Leaf, chain: p.Chain}
-	verdict, denied := c.judge(v.trust, e, r.clock.Now())
+	verdict, denied := c.judge(v.trust, e, r.clock.Steady())
 	if denied != nil {
 		return Identity{}, denied
 	}

@@ -11,8 +11,8 @@ import (
 // owed is an event that waits for its client to be left alone. The registry's
 // lock guards it.
 type owed struct {
-	due time.Time
-	cap time.Time // due never passes it
+	due time.Duration // by the monotonic reading
+	cap time.Duration // due never passes it
 	rev store.Revision
 }
 
@@ -47,24 +47,21 @@ func (r *Registry) announce(w *write, k ChangeKind, c Client, at time.Time) func
 // owe notes that the event of a change, durable at rev, is owed. The registry
 // is locked.
 func (r *Registry) owe(name string, rev store.Revision) {
-	now := r.clock.Now()
+	now := r.clock.Monotonic()
 	o := r.owed[name]
 	if o == nil {
-		o = &owed{cap: now.Add(r.ceiling)}
+		o = &owed{cap: now + r.ceiling}
 		r.owed[name] = o
 	}
 	o.rev = max(o.rev, rev)
-	o.due = now.Add(r.coalesce)
-	if o.due.After(o.cap) {
-		o.due = o.cap
-	}
+	o.due = min(now+r.coalesce, o.cap)
 	r.postpone(o.due)
 }
 
 // postpone has emit look again if it would sleep beyond due. The registry is
 // locked.
-func (r *Registry) postpone(due time.Time) {
-	if r.wake.IsZero() || due.Before(r.wake) {
+func (r *Registry) postpone(due time.Duration) {
+	if r.wake == 0 || due < r.wake {
 		signal(r.due)
 	}
 }
@@ -104,18 +101,18 @@ func (r *Registry) emit(ctx context.Context) {
 func (r *Registry) dueNow() (names []string, wait time.Duration, idle bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := r.clock.Now()
-	var next time.Time
+	now := r.clock.Monotonic()
+	var next time.Duration
 	for name, o := range r.owed {
 		switch {
-		case !o.due.After(now):
+		case o.due <= now:
 			names = append(names, name)
-		case next.IsZero() || o.due.Before(next):
+		case next == 0 || o.due < next:
 			next = o.due
 		}
 	}
 	r.wake = next
-	return names, next.Sub(now), next.IsZero()
+	return names, next - now, next == 0
 }
 
 // emitAll emits events, a bounded number at a time.
@@ -187,7 +184,7 @@ func (r *Registry) emitted(name string, rev store.Revision, err error) {
 		}
 	case errors.Is(err, store.ErrConflict): // by a change, whose own time counts
 	default:
-		o.due = r.clock.Now().Add(emitRetry)
+		o.due = r.clock.Monotonic() + emitRetry
 		r.postpone(o.due)
 	}
 }

@@ -269,7 +269,7 @@ func (r *Registry) load() error {
 		return fmt.Errorf("load CA certificates: %w", err)
 	}
 	r.master.trust = newTrust(cas)
-	now := r.clock.Now()
+	now := r.clock.Monotonic()
 	err = each(snap, owedPrefix(r.realm), func(name string, _ []byte, rev store.Revision) error {
 		r.owed[name] = &owed{due: now, cap: now, rev: rev}
 		return nil

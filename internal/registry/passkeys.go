@@ -46,7 +46,7 @@ func newPasskeys(s Settings, c clock.Clock, random func([]byte)) (*passkeys, err
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	now := c.Now()
+	now := c.Monotonic()
 	p := &passkeys{
 		hasher: h, clock: c,
 		clients: auth.NewThrottle(slots, clientBurst, clientEvery, now),
@@ -74,7 +74,7 @@ func (p *passkeys) check(ctx context.Context, e *entry, name, source string, pas
 	}
 	who := filter.Fold(name) + "\x00" + source
 	allowed := func() error {
-		now := p.clock.Now()
+		now := p.clock.Monotonic()
 		if !p.clients.Allowed(who, now) || source != "" && !p.sources.Allowed(source, now) {
 			return errLimited
 		}
@@ -88,7 +88,7 @@ func (p *passkeys) check(ctx context.Context, e *entry, name, source string, pas
 	case err != nil:
 		return false, err
 	case !ok:
-		now := p.clock.Now()
+		now := p.clock.Monotonic()
 		p.clients.Failed(who, now)
 		if source != "" {
 			p.sources.Failed(source, now)

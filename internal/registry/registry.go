@@ -121,7 +121,7 @@ type Registry struct {
 	realm    string
 	set      Settings
 	sources  []auth.Source
-	clock    clock.Clock
+	clock    *clock.Steady
 	newID    func() string
 	log      *slog.Logger
 	stager   Stager
@@ -142,7 +142,7 @@ type Registry struct {
 	applied  uint64 // counts changes to master
 	creating [2]int // creations under way, by kind
 	owed     map[string]*owed
-	wake     time.Time // when emit looks again; zero: when it is told to
+	wake     time.Duration // when emit looks again, monotonic; 0: when it is told to
 	hooks    []func()
 	closed   bool
 
@@ -162,8 +162,11 @@ func Open(_ context.Context, o Options) (*Registry, error) {
 	if o.Coalesce < 0 || o.CoalesceCap < 0 || o.CoalesceCap > 0 && o.CoalesceCap < o.Coalesce {
 		return nil, errors.New("registry: Coalesce must not be negative, nor CoalesceCap below it")
 	}
+	if o.Clock == nil {
+		o.Clock = clock.System{}
+	}
 	r := &Registry{
-		engine: o.Engine, realm: o.Realm, set: o.Settings, clock: o.Clock, newID: o.NewID, log: o.Log,
+		engine: o.Engine, realm: o.Realm, set: o.Settings, clock: clock.SteadyOf(o.Clock), newID: o.NewID, log: o.Log,
 		stager: o.Stager, coalesce: o.Coalesce, ceiling: o.CoalesceCap, openCA: o.ClientAuthority,
 		metrics: newMetrics(), stop: make(chan struct{}),
 		notice: make(chan struct{}, 1), due: make(chan struct{}, 1), owed: make(map[string]*owed),
@@ -177,9 +180,6 @@ func Open(_ context.Context, o Options) (*Registry, error) {
 	for _, name := range r.set.AlternativeAuthenticationNameSources {
 		src, _ := auth.ParseSource(name) // validated above
 		r.sources = append(r.sources, src)
-	}
-	if r.clock == nil {
-		r.clock = clock.System{}
 	}
 	if r.newID == nil {
 		r.newID = uuid.NewString

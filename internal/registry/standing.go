@@ -47,13 +47,13 @@ func (r *Registry) certificateStanding(v *view, e *entry, c *certified, given ve
 		if e == before.entry && now.trust == before.trust {
 			return nil
 		}
-		if _, denied := c.judge(now.trust, e, r.clock.Now()); denied != nil {
+		if _, denied := c.judge(now.trust, e, r.clock.Steady()); denied != nil {
 			return fmt.Errorf("client %s would not be admitted any more: %s", e.Name, denied.Text)
 		}
 		return nil
 	})
 	return func() error {
-		if r.clock.Now().After(given.expires) {
+		if r.clock.Steady().After(given.expires) {
 			return errors.New(given.detail)
 		}
 		return changed()

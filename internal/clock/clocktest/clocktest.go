@@ -50,16 +50,18 @@ func (h *Hand) Monotonic() time.Duration {
 	return h.mono
 }
 
-// Advance lets d pass: both readings move, and calls that are due are made,
-// each on a goroutine of its own.
+// Advance lets d pass: both readings move, and calls that are due are made, each
+// on a goroutine of its own. It returns when they have returned.
 func (h *Hand) Advance(d time.Duration) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.wall, h.mono = h.wall.Add(d), h.mono+d
 	for t := range h.timers {
 		if t.at <= h.mono {
 			delete(h.timers, t)
-			go t.f()
+			wg.Go(t.f)
 		}
 	}
 }

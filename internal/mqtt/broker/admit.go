@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"time"
 
 	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/packet"
@@ -77,7 +76,7 @@ func (bx *box) belongsTo(owner string) bool {
 	defer bx.mu.Unlock()
 	meta := bx.staged.pick(&bx.meta)
 	expires, ends := meta.ExpiresAt()
-	return strings.EqualFold(meta.Owner, owner) || ends && !bx.b.opts.Clock.Now().Before(expires)
+	return strings.EqualFold(meta.Owner, owner) || ends && !bx.b.clock.Steady().Before(expires)
 }
 
 // claim claims the session. settled is called, in commit order, so that a later
@@ -88,9 +87,9 @@ func (c *conn) claim(who Identity, p *packet.Connect, expiry uint32, settled fun
 	c.b.opts.Presence.Claim(Claim{
 		Realm: c.name.realm, Session: c.name.id, Owner: who.AuthenticationName,
 		Protocol: "MQTT " + p.Version.String(), Transport: c.info.Transport, Remote: c.info.Remote, Method: who.Method, Conn: c,
-		Stage: func(b *store.Batch, number uint64, at time.Time) {
+		Stage: func(b *store.Batch, number uint64) {
 			e.forget(c) // an earlier try
-			e = c.decide(p, who.AuthenticationName, expiry, number, at)
+			e = c.decide(p, who.AuthenticationName, expiry, number, c.b.clock.Steady())
 			if err := e.stage(c.b.store, b, c.name.realm, c.name.id); err != nil {
 				c.b.opts.Log.Error("a Will cannot be stored", "session", c.name.id, "err", err)
 			}

@@ -78,9 +78,9 @@ type Claim struct {
 }
 
 // Stage adds to the batch of a transition what else changes with it, in the
-// partition of the session's name. Number and at are those of the transition.
-// It may be called again with another batch, and does not block.
-type Stage func(b *store.Batch, number uint64, at time.Time)
+// partition of the session's name. Number is that of the transition. It may be
+// called again with another batch, and does not block.
+type Stage func(b *store.Batch, number uint64)
 
 // Connection is what Presence may do with a connection. The methods do not
 // block.
@@ -154,6 +154,7 @@ type Broker struct {
 	store   *stored.Store
 	metrics *metrics
 	wheel   *wheel
+	clock   *clock.Steady
 
 	work       task.Group // goroutines that read the store for connections
 	admissions admissions
@@ -195,13 +196,13 @@ func New(o Options) (*Broker, error) {
 		o.OutputBytes = 1 << 20
 	}
 	b := &Broker{
-		opts: o, cfg: o.Session, store: o.Store, metrics: newMetrics(), realms: make(map[string]*realm), partitions: o.Partitions, deferred: make([]atomic.Int32, o.Partitions),
+		opts: o, clock: clock.SteadyOf(o.Clock), cfg: o.Session, store: o.Store, metrics: newMetrics(), realms: make(map[string]*realm), partitions: o.Partitions, deferred: make([]atomic.Int32, o.Partitions),
 		conns: make(map[*conn]struct{}),
 	}
 	b.cfg.NewClientID = o.NewClientID
 	b.admissions.clock, b.admissions.fault, b.admissions.group = o.Clock, b.fault, &b.work
 	b.loader.fault, b.loader.work = b.fault, &b.work
-	b.wheel = newWheel(o.Clock, b.tick)
+	b.wheel = newWheel(b.clock, b.tick)
 	return b, nil
 }
 

@@ -156,7 +156,7 @@ func (c *custody) Amend(_, _ string, stage func(*store.Batch, bool) bool, done f
 }
 
 func (c *custody) Claim(cl broker.Claim, done func(broker.Hold, error)) {
-	cl.Stage(store.NewBatch(store.Normal), 1, time.Now())
+	cl.Stage(store.NewBatch(store.Normal), 1)
 	c.mu.Lock()
 	c.claims = append(c.claims, heldClaim{cl, done})
 	c.mu.Unlock()
@@ -413,7 +413,7 @@ func TestFloodWithoutReading(t *testing.T) {
 		if isTimeout(err) {
 			t.Fatal("the server neither reads nor closes")
 		}
-		if ts := s.history(id); ts[1].Reason != disconnect.ConnectionLost || !strings.Contains(ts[1].Evidence.Detail, "accepted no bytes") {
+		if ts := s.history(id); ts[1].Reason != disconnect.ConnectionLost || !strings.Contains(ts[1].Evidence.Detail, "acknowledged no bytes") {
 			t.Errorf("%s: %+v", transport, ts[1])
 		}
 	}

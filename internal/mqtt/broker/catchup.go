@@ -2,7 +2,6 @@ package broker
 
 import (
 	"errors"
-	"net"
 	"os"
 	"time"
 )
@@ -70,16 +69,5 @@ func (s *stream) skipCatchUp(stuck func() bool) {
 	s.mu.Unlock()
 	if skip > 0 {
 		s.caughtUp(skip)
-	}
-}
-
-// transport returns the connection below all layers.
-func transport(nc net.Conn) net.Conn {
-	for {
-		outer, ok := nc.(interface{ NetConn() net.Conn })
-		if !ok {
-			return nc
-		}
-		nc = outer.NetConn()
 	}
 }

@@ -33,16 +33,16 @@ type conn struct {
 
 	mu        sync.Mutex
 	s         *session.Session
-	out       *output   // encoded packets not written yet; nil if there are none
-	stalled   time.Time // since when the transport takes no bytes; zero: it does
-	dirty     bool      // a round will push
-	writing   bool      // a goroutine is writing
-	gone      bool      // the transport is dead, or closed by us
-	frozen    bool      // what arrives must wait: the session is being taken over
-	indebted  bool      // what arrives must wait: many acknowledgements are owed
-	hungry    bool      // the box has more, and waits until the transport has taken what there is
-	heard     bool      // bytes have come from the client
-	polite    bool      // the client has said good-bye
+	out       *output // encoded packets not written yet; nil if there are none
+	stall     stall   // of a transport that takes no bytes
+	dirty     bool    // a round will push
+	writing   bool    // a goroutine is writing
+	gone      bool    // the transport is dead, or closed by us
+	frozen    bool    // what arrives must wait: the session is being taken over
+	indebted  bool    // what arrives must wait: many acknowledgements are owed
+	hungry    bool    // the box has more, and waits until the transport has taken what there is
+	heard     bool    // bytes have come from the client
+	polite    bool    // the client has said good-bye
 	hold      Hold
 	final     *session.Final // set at the end
 	left      *session.State // set at the end, if something is to be done with it
@@ -89,6 +89,14 @@ type link interface {
 	// call caughtUp, also if that cannot be handled now because the client does
 	// not read. It is called with the lock and does not block.
 	catchUp()
+	// progress is how many bytes the peer has acknowledged, and whether there
+	// are some that it has not; where the system does not know, how many the
+	// system has taken, and true. It is called with the lock.
+	progress() (n uint64, waits bool)
+	// isDeaf reports that bytes of the client's may have arrived that are not
+	// being read: we do not read, or have not read yet. It is called with the
+	// lock.
+	isDeaf() bool
 	// abort closes the transport without a word.
 	abort()
 }
@@ -136,21 +144,9 @@ func (c *conn) stepLocked(r *round, in session.Input, a *actions) {
 
 // schedule has the wheel wake the connection at its next deadline.
 func (c *conn) schedule() {
-	if at := c.deadline(); !at.IsZero() && !c.gone {
+	if at := c.deadline(); at != 0 && !c.gone {
 		c.b.wheel.schedule(c, at)
 	}
-}
-
-// deadline is the session's or that of a transport which takes no bytes.
-func (c *conn) deadline() time.Time {
-	at := c.s.Deadline()
-	if c.stalled.IsZero() {
-		return at
-	}
-	if late := c.stalled.Add(c.writeTimeout()); at.IsZero() || late.Before(at) {
-		at = late
-	}
-	return at
 }
 
 // owedMax is how many acknowledgements a client may be owed before it is read
@@ -317,46 +313,6 @@ func (c *conn) version() packet.Version {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.s.Version()
-}
-
-// tick wakes connections whose deadline may have come.
-func (b *Broker) tick(due []*conn) {
-	if len(due) == 0 {
-		return
-	}
-	r := b.begin()
-	defer b.done(r)
-	for _, c := range due {
-		c.tick(r)
-	}
-}
-
-func (c *conn) tick(r *round) {
-	defer c.guard(r)
-	a := takeActions()
-	if c.tickLocked(r, a) {
-		c.step(r, session.Input{Kind: session.Lost, Ending: stalledEnding(c.b.opts.WriteTimeout)})
-		c.link.abort()
-	}
-	c.perform(r, a)
-	a.put()
-}
-
-// tickLocked reports whether the transport has taken no bytes for too long.
-func (c *conn) tickLocked(r *round, a *actions) (stuck bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.stalled.IsZero() && !r.now.Before(c.stalled.Add(c.writeTimeout())) {
-		c.stalled = time.Time{}
-		c.gone = true
-		return true
-	}
-	if c.s.Ended() {
-		c.link.rouse()
-		return false
-	}
-	c.stepLocked(r, session.Input{Kind: session.Tick}, a) // schedules again
-	return false
 }
 
 // reconsider ends the session if the client would not be let in any more.

@@ -29,7 +29,7 @@ func (c *conn) offer(r *round, in session.Input, a *actions, last bool) bool {
 	if !c.s.Online() {
 		return true
 	}
-	if in.Congested = c.behind(); in.Congested && !last && !r.remote && !c.writing && c.stalled.IsZero() {
+	if in.Congested = c.behind(); in.Congested && !last && !r.remote && !c.writing && c.stall.since == 0 {
 		return false
 	}
 	c.stepLocked(r, in, a)

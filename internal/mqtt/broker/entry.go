@@ -126,7 +126,7 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) (admit func(*roun
 	c.will = e.will
 	c.mu.Unlock()
 	rl.setWill(c.name.id, e.will)
-	undone := e.undone(rl, c.name.id, r.now)
+	undone := e.undone(rl, c.name.id, r.now.Wall)
 	if e.old != nil && e.fresh {
 		e.old.end(r)
 	}

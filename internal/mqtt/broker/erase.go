@@ -64,7 +64,7 @@ func (bx *box) erase() {
 			return false
 		}
 		meta := bx.current()
-		if at, ends := meta.ExpiresAt(); !dead && (!ends || at.After(b.opts.Clock.Now())) {
+		if at, ends := meta.ExpiresAt(); !dead && (!ends || at.After(b.clock.Steady())) {
 			return false
 		}
 		b.store.StageEnd(batch, &meta)
@@ -78,7 +78,7 @@ func (bx *box) erase() {
 	}, func(err error) {
 		if err != nil {
 			b.opts.Log.Error("a session that has ended could not be deleted, trying again", "session", bx.name, "err", err)
-			b.unerased.add(bx, b.opts.Clock.Now().Add(eraseRetry))
+			b.unerased.add(bx, b.clock.Monotonic()+eraseRetry)
 			return
 		}
 		if !staged {
@@ -110,27 +110,27 @@ const (
 // unerased are sessions that have ended and could not be deleted.
 type unerased struct {
 	mu    sync.Mutex
-	boxes map[*box]time.Time // when to try again
+	boxes map[*box]time.Duration // when to try again, monotonic
 }
 
-func (u *unerased) add(bx *box, at time.Time) {
+func (u *unerased) add(bx *box, at time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.boxes == nil {
-		u.boxes = make(map[*box]time.Time)
+		u.boxes = make(map[*box]time.Duration)
 	}
 	u.boxes[bx] = at
 }
 
 // take returns up to limit of those that are to be tried at now.
-func (u *unerased) take(now time.Time, limit int) (due []*box) {
+func (u *unerased) take(now time.Duration, limit int) (due []*box) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for bx, at := range u.boxes {
 		if len(due) == limit {
 			break
 		}
-		if !at.After(now) {
+		if at <= now {
 			due = append(due, bx)
 			delete(u.boxes, bx)
 		}
@@ -140,7 +140,7 @@ func (u *unerased) take(now time.Time, limit int) (due []*box) {
 
 // eraseAgain is the janitor's.
 func (b *Broker) eraseAgain() {
-	for _, bx := range b.unerased.take(b.opts.Clock.Now(), eraseLimit) {
+	for _, bx := range b.unerased.take(b.clock.Monotonic(), eraseLimit) {
 		bx.erase()
 	}
 }

@@ -1,13 +1,29 @@
 package broker
 
-import "math"
+import (
+	"math"
+	"rollcall/internal/mqtt/stored"
+	"time"
+)
 
 // EraseAgain tries at once to delete the sessions that could not be deleted.
 func (b *Broker) EraseAgain() {
-	for _, bx := range b.unerased.take(b.opts.Clock.Now().Add(eraseRetry), math.MaxInt) {
+	for _, bx := range b.unerased.take(b.clock.Monotonic()+eraseRetry, math.MaxInt) {
 		bx.erase()
 	}
 }
 
 // Connections is how many connections the broker has.
 func (b *Broker) Connections() int { return len(b.all(func(*conn) bool { return true })) }
+
+// WorkOffDue does once what Run does every half second.
+func (b *Broker) WorkOffDue() { b.workOffDue(make(map[stored.DueItem]time.Duration)) }
+
+// Idle reports that nobody is writing to a client's connection; "": to any.
+func (b *Broker) Idle(id string) bool {
+	return len(b.all(func(c *conn) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return (id == "" || c.name.id == id) && (c.writing || c.stall.since != 0)
+	})) == 0
+}

@@ -29,7 +29,7 @@ func (bx *box) feed() {
 	defer bx.b.done(r)
 	for bx.feedPage(r) {
 		r.end(bx.b)
-		r.now = bx.b.opts.Clock.Now()
+		r.now = bx.b.clock.Instant()
 	}
 }
 

@@ -74,7 +74,7 @@ func stage(f broker.Stage) presence.Stage {
 	if f == nil {
 		return nil
 	}
-	return func(b *store.Batch, _ uint8, t *presence.Transition) { f(b, t.Number, t.Time) }
+	return func(b *store.Batch, _ uint8, t *presence.Transition) { f(b, t.Number) }
 }
 
 type hold struct{ *presence.Hold }
@@ -146,12 +146,12 @@ func start(t testing.TB, o settings) *server {
 		o.engine = mem.New()
 	}
 	var err error
-	if o.broker.Store, err = stored.Open(stored.Options{Engine: o.engine}); err != nil {
+	if o.broker.Store, err = stored.Open(stored.Options{Engine: o.engine, Clock: o.broker.Clock}); err != nil {
 		t.Fatal(err)
 	}
 	o.broker.Partitions = o.engine.Partitions()
-	crashed := func(b *store.Batch, _ uint8, tr *presence.Transition) { s.b.Crashed(b, tr.Realm, tr.Session, tr.Time) }
-	if s.ledger, err = presence.Open(t.Context(), presence.Options{Engine: o.engine, Node: "n", Crashed: crashed}); err != nil {
+	crashed := func(b *store.Batch, _ uint8, tr *presence.Transition) { s.b.Crashed(b, tr.Realm, tr.Session) }
+	if s.ledger, err = presence.Open(t.Context(), presence.Options{Engine: o.engine, Node: "n", Crashed: crashed, Clock: o.broker.Clock}); err != nil {
 		t.Fatal(err)
 	}
 	o.broker.Session = sessionConfig()

@@ -85,7 +85,7 @@ func (c *loadChunk) build(b *Broker) {
 // client which comes back before they have been published does not replace them
 // unseen. Those of a session are read when it is resumed.
 func (b *Broker) loadWills() error {
-	items, err := b.store.Due(b.opts.Clock.Now(), math.MaxInt)
+	items, err := b.store.Due(b.clock.Steady(), math.MaxInt)
 	if err != nil {
 		return fmt.Errorf("read due Wills: %w", err)
 	}
@@ -119,33 +119,37 @@ func (b *Broker) Run(ctx context.Context) error {
 		b.admissions.close() // where no loops do
 		b.work.Wait()
 	}()
-	busy := make(map[stored.DueItem]time.Time) // being worked off, since when
-	for {
-		b.eraseAgain()
-		items, err := b.store.Due(b.opts.Clock.Now(), dueLimit)
-		if err != nil {
-			if errors.Is(err, store.ErrClosed) {
-				return nil
-			}
-			b.opts.Log.Error("what is due cannot be read", "err", err)
+	busy := make(map[stored.DueItem]time.Duration) // being worked off, until when they are not tried again
+	for b.workOffDue(busy) && b.pause(ctx, dueEvery) {
+	}
+	return nil
+}
+
+// workOffDue works off what is due, but for what is in busy until its time has
+// come. It reports false when the store is closed.
+func (b *Broker) workOffDue(busy map[stored.DueItem]time.Duration) bool {
+	b.eraseAgain()
+	items, err := b.store.Due(b.clock.Steady(), dueLimit)
+	if err != nil {
+		if errors.Is(err, store.ErrClosed) {
+			return false
 		}
-		seen := make(map[stored.DueItem]bool, len(items))
-		for _, it := range items {
-			seen[it] = true
-			if now := b.opts.Clock.Now(); now.Sub(busy[it]) >= dueAgain && !b.publishes(it) {
-				busy[it] = now
-				b.workOff(it)
-			}
-		}
-		for it := range busy {
-			if !seen[it] {
-				delete(busy, it)
-			}
-		}
-		if !b.pause(ctx, dueEvery) {
-			return nil
+		b.opts.Log.Error("what is due cannot be read", "err", err)
+	}
+	seen := make(map[stored.DueItem]bool, len(items))
+	for _, it := range items {
+		seen[it] = true
+		if now := b.clock.Monotonic(); now >= busy[it] && !b.publishes(it) {
+			busy[it] = now + dueAgain
+			b.workOff(it)
 		}
 	}
+	for it := range busy {
+		if !seen[it] {
+			delete(busy, it)
+		}
+	}
+	return true
 }
 
 // publishes reports that somebody works it off already.
@@ -190,7 +194,7 @@ func (b *Broker) willDue(rl *realm, key string) {
 	b.opts.Presence.Amend(rl.name, name, func(_ *store.Batch, open bool) bool {
 		var err error
 		w, err = b.store.Will(rl.name, key)
-		if err != nil || rl.isReplaced(key) || w != nil && (w.DueAt.IsZero() || w.DueAt.After(b.opts.Clock.Now())) {
+		if err != nil || rl.isReplaced(key) || w != nil && (w.DueAt.IsZero() || w.DueAt.After(b.clock.Steady())) {
 			w = nil
 		}
 		if w != nil && !rl.beginWill(key, true) {

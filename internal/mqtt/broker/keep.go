@@ -153,7 +153,8 @@ func (c *conn) ended(r *round, f *session.Final) {
 // gone.
 func (c *conn) offline(expiry uint32, will bool) Stage {
 	bx, record := c.box, c.will
-	return func(b *store.Batch, _ uint64, at time.Time) {
+	return func(b *store.Batch, _ uint64) {
+		at := c.b.clock.Steady()
 		expiry := expiry
 		if bx != nil {
 			if bx.isDead() { // since this began to wait

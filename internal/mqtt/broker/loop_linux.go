@@ -238,7 +238,7 @@ func (l *loop) run() {
 		} else {
 			n = sysEpollPoll(l.epoll, events)
 		}
-		l.round.now = l.b.opts.Clock.Now()
+		l.round.now = l.b.clock.Instant()
 		for _, f := range calls {
 			f()
 		}

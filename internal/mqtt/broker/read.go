@@ -89,7 +89,7 @@ func (s *stream) burst(r *round, b *burst, n int, readErr error) error {
 			n, readErr = s.nc.Read(b.buf[have:])
 		}
 		have += n
-		r.now = s.b.opts.Clock.Now()
+		r.now = s.b.clock.Instant()
 	}
 }
 
@@ -108,7 +108,7 @@ func (s *stream) packets(r *round, data []byte) (used int, err error) {
 			if s.awaitTurn(used == len(data)) {
 				return used, nil
 			}
-			r.now = s.b.opts.Clock.Now()
+			r.now = s.b.clock.Instant()
 		}
 	}
 }

@@ -3,30 +3,24 @@
 package broker
 
 import (
+	"errors"
 	"net"
-	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"rollcall/internal/mqtt/transport"
 )
 
 // readable reports whether the system has bytes, or the end, of a connection
 // that have not been read.
 func readable(nc net.Conn) (yes bool) {
-	c, ok := transport(nc).(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false
-	}
-	err = raw.Control(func(fd uintptr) {
+	transport.Control(nc, func(fd int) {
 		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		n, err := unix.Poll(p, 0)
-		for err == unix.EINTR {
+		for errors.Is(err, unix.EINTR) {
 			n, err = unix.Poll(p, 0)
 		}
 		yes = n > 0
 	})
-	return err == nil && yes
+	return yes
 }

@@ -2,8 +2,8 @@ package broker
 
 import (
 	"sync"
-	"time"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/mqtt/stored"
@@ -15,7 +15,7 @@ import (
 // is handed over. An event loop has one round after the other; whoever else
 // steps a session takes one from the pool.
 type round struct {
-	now      time.Time
+	now      clock.Instant
 	reader   *conn   // whose goroutine this is, if it is a connection's
 	dirty    []*conn // have output, to be written at the end
 	gathered int     // bytes of messages appended
@@ -45,7 +45,7 @@ var rounds = sync.Pool{New: func() any { return new(round) }}
 // begin returns a round for a goroutine that is no event loop.
 func (b *Broker) begin() *round {
 	r := rounds.Get().(*round)
-	r.now = b.opts.Clock.Now()
+	r.now = b.clock.Instant()
 	return r
 }
 

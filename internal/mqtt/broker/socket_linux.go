@@ -9,6 +9,7 @@ import (
 
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/transport"
 )
 
 // socket is a TCP connection, plain or with TLS, that an event loop owns. Bytes that arrive
@@ -32,12 +33,12 @@ type socket struct {
 	lingers  int // bytes thrown away
 
 	// Under conn.mu.
-	posted  bool  // the loop will look at it
-	blocked bool  // the transport takes no more bytes for now
-	again   bool  // it has taken some while somebody was writing
-	doomed  bool  // abort: the loop is to close it at once
-	failure error // of a write
-	linger  time.Time
+	posted  bool          // the loop will look at it
+	blocked bool          // the transport takes no more bytes for now
+	again   bool          // it has taken some while somebody was writing
+	doomed  bool          // abort: the loop is to close it at once
+	failure error         // of a write
+	linger  time.Duration // until when we wait for the peer to close its side; monotonic
 }
 
 // admit implements link.
@@ -101,6 +102,20 @@ func (s *socket) backlog() int {
 	return s.tls.backlog()
 }
 
+// progress implements link.
+func (s *socket) progress() (n uint64, waits bool) {
+	if s.gone { // and the descriptor may be another's
+		return 0, true
+	}
+	n, waits, _ = transport.Taken(s.fd)
+	return n, waits
+}
+
+// isDeaf implements link.
+func (s *socket) isDeaf() bool {
+	return s.blocked && s.behind() || !s.gone && transport.Unread(s.fd) > 0
+}
+
 // push implements link. Whoever touched the connection writes, and never waits:
 // what the transport does not take, the loop writes when it can.
 func (s *socket) push(r *round) {
@@ -131,7 +146,7 @@ func (s *socket) push(r *round) {
 			putOutput(o)
 		default:
 			putOutput(o)
-			s.stalled = time.Time{}
+			s.stall = stall{}
 			s.drain(r)
 		}
 		if s.blocked {
@@ -166,10 +181,7 @@ func (s *socket) putBack(r *round, o *output) {
 		s.out = o
 	}
 	s.blocked = true
-	if s.stalled.IsZero() {
-		s.stalled = r.now
-		s.schedule()
-	}
+	s.stalls()
 }
 
 // writable is the loop's: the transport takes bytes again.
@@ -177,7 +189,7 @@ func (s *socket) writable(r *round) {
 	s.mu.Lock()
 	was := s.blocked
 	s.blocked = false
-	s.stalled = time.Time{}
+	s.stall = stall{}
 	s.again = s.writing // whoever writes may be about to find it full as it was
 	s.mu.Unlock()
 	if was {
@@ -234,13 +246,13 @@ func (s *socket) attend(r *round) {
 	}
 }
 
-// advance is progress, which leaves nothing in the loop's buffers.
+// advance is readOn, which leaves nothing in the loop's buffers.
 func (s *socket) advance(r *round) error {
 	t := s.tls
 	if t == nil {
-		return s.progress(r)
+		return s.readOn(r)
 	}
-	err := s.progress(r)
+	err := s.readOn(r)
 	t.keep()
 	if t.pending() { // TLS has answered something
 		s.link.push(r)
@@ -248,9 +260,9 @@ func (s *socket) advance(r *round) error {
 	return err
 }
 
-// progress handles what has arrived, until there is no more or nothing may be
+// readOn handles what has arrived, until there is no more or nothing may be
 // handled now. It returns why the connection is over.
-func (s *socket) progress(r *round) error {
+func (s *socket) readOn(r *round) error {
 	if len(s.rest) > 0 {
 		used, v := s.handle(r, s.rest)
 		s.rest = s.rest[:copy(s.rest, s.rest[used:])]
@@ -302,6 +314,9 @@ func (s *socket) progress(r *round) error {
 		data := buf[:have+n]
 		used, v := s.handle(r, data)
 		s.keep(data[used:])
+		if v == starved && len(s.rest) > 0 {
+			s.trickles(r)
+		}
 		if stop, err := s.verdict(r, v); stop {
 			return err
 		}
@@ -433,13 +448,13 @@ func (s *socket) discard(r *round) {
 	s.sayGoodbye(r)
 	s.mu.Lock()
 	unsaid := (s.unsent() || s.writing) && !s.gone
-	begun := !s.linger.IsZero()
+	begun := s.linger != 0
 	gone := s.gone
 	if !unsaid && !begun && !gone {
-		s.linger = r.now.Add(lingerTimeout)
+		s.linger = r.now.Mono + lingerTimeout
 		s.b.wheel.schedule(&s.conn, s.linger)
 	}
-	late := begun && !r.now.Before(s.linger)
+	late := begun && r.now.Mono >= s.linger
 	s.mu.Unlock()
 	switch {
 	case unsaid:

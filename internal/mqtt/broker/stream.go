@@ -2,14 +2,17 @@ package broker
 
 import (
 	"errors"
+	"math"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
 	"rollcall/internal/mqtt/listen"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/transport"
 )
 
 // stream is a connection over a net.Conn: TLS, WebSocket, and everything where
@@ -21,8 +24,9 @@ type stream struct {
 	nc   net.Conn
 	work sync.WaitGroup // the writer
 	// Under conn.mu:
-	wake  chan struct{} // the reader waits for it; nil if it does not
-	ended bool          // the reader has been told that the session is over
+	wake    chan struct{} // the reader waits for it; nil if it does not
+	ended   bool          // the reader has been told that the session is over
+	written uint64        // bytes that the transport has taken
 	// looked: there is something to read, as far as somebody knows who waits
 	// until the reader has caught up.
 	looked bool
@@ -44,7 +48,7 @@ func (b *Broker) Serve(nc net.Conn, info listen.Info, done func()) {
 // shutting down.
 func (c *conn) init(b *Broker, l link, info listen.Info) bool {
 	c.b, c.link, c.info = b, l, info
-	c.s = session.New(&b.cfg, b.opts.Clock.Now())
+	c.s = session.New(&b.cfg, b.clock.Instant())
 	c.realm = b.enter(c)
 	if c.realm == nil {
 		return false
@@ -96,7 +100,27 @@ func (s *stream) close() {
 // abort closes the transport without a word: the peer takes none, and a polite
 // close of TLS or WebSocket would wait for it.
 func (s *stream) abort() {
-	transport(s.nc).Close()
+	transport.Base(s.nc).Close()
+}
+
+// progress implements link.
+func (s *stream) progress() (n uint64, waits bool) {
+	n, waits = s.written, true
+	transport.Control(s.nc, func(fd int) {
+		if acked, w, known := transport.Taken(fd); known {
+			n, waits = acked, w
+		}
+	})
+	return n, waits
+}
+
+// isDeaf implements link.
+func (s *stream) isDeaf() (deaf bool) {
+	if s.wake != nil { // the reader waits, and does not read
+		return true
+	}
+	transport.Control(s.nc, func(fd int) { deaf = transport.Unread(fd) > 0 })
+	return deaf
 }
 
 // rouse implements link: the reader goes on, to finish if the session is over,
@@ -175,7 +199,7 @@ func (s *stream) write(r *round) {
 			return
 		}
 		if err == nil {
-			_, err = s.nc.Write(o.buf)
+			err = s.writeOut(o.buf)
 		}
 		putOutput(o)
 		if err != nil {
@@ -190,6 +214,7 @@ func (s *stream) next(r *round) (*output, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.signal()
+	s.stall = stall{}
 	s.drain(r)
 	if s.out == nil || s.gone {
 		s.writing = false
@@ -197,8 +222,28 @@ func (s *stream) next(r *round) (*output, error) {
 	}
 	o := s.out
 	s.out = nil
-	// Under the lock: a later rouse makes it shorter.
-	return o, s.nc.SetWriteDeadline(time.Now().Add(s.writeTimeout()))
+	s.stalls()
+	return o, nil
+}
+
+// chunk is how much is written at once. On Linux the system knows the progress
+// of a write; elsewhere it is known when a write has ended.
+var chunk = map[bool]int{true: math.MaxInt, false: 16 << 10}[runtime.GOOS == "linux"]
+
+// writeOut writes all of buf. How long that may take depends on whether the
+// peer takes bytes, which the wheel watches.
+func (s *stream) writeOut(buf []byte) error {
+	for len(buf) > 0 {
+		n, err := s.nc.Write(buf[:min(len(buf), chunk)])
+		s.mu.Lock()
+		s.written += uint64(n)
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		buf = buf[n:]
+	}
+	return nil
 }
 
 func (s *stream) writeFailed(r *round, err error) {

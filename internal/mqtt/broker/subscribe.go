@@ -347,7 +347,7 @@ func (c *conn) resend(m *session.Message, sub *session.Subscription) bool {
 	if !c.awaitRoom() || !c.subscribed(sub.Filter) { // [MQTT-3.10.4-2]
 		return false
 	}
-	r.now = c.b.opts.Clock.Now()
+	r.now = c.b.clock.Instant()
 	qos := min(sub.QoS, m.QoS)
 	if bx := c.box; bx != nil && qos > packet.QoS0 {
 		p := newPublisher(c, 0, 0)

@@ -33,9 +33,9 @@ func newWheel(c clock.Clock, tick func([]*conn)) *wheel {
 	return &wheel{clock: c, tick: tick, slots: make(map[int64]*conn)}
 }
 
-// schedule has c woken at a time, or before. It may be called with c's lock.
-func (w *wheel) schedule(c *conn, at time.Time) {
-	n := at.UnixNano()/int64(notch) + 1
+// schedule has c woken at a time of the monotonic reading, or before. It may be called with c's lock.
+func (w *wheel) schedule(c *conn, at time.Duration) {
+	n := int64(at/notch) + 1
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if c.spoke.notch != 0 {
@@ -90,8 +90,8 @@ func (w *wheel) set(n int64) {
 		w.timer.Stop()
 	}
 	w.next = n
-	at := time.Unix(0, n*int64(notch))
-	w.timer = w.clock.AfterFunc(max(0, at.Sub(w.clock.Now())), func() { w.turn(n) })
+	at := time.Duration(n) * notch
+	w.timer = w.clock.AfterFunc(max(0, at-w.clock.Monotonic()), func() { w.turn(n) })
 }
 
 // turn wakes everybody whose time has come.
@@ -105,7 +105,7 @@ func (w *wheel) due(n int64) []*conn {
 	if w.next != n { // replaced meanwhile
 		return nil
 	}
-	now := w.clock.Now().UnixNano() / int64(notch)
+	now := int64(w.clock.Monotonic() / notch)
 	var due []*conn
 	earliest := int64(0)
 	for slot, c := range w.slots {

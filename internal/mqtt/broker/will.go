@@ -50,7 +50,7 @@ func (bx *box) knowWill() {
 func (bx *box) hastenWill(batch *store.Batch) *stored.Will {
 	b, rl := bx.b, bx.realm
 	bx.takeWill()
-	w, now := rl.will(b.store, bx.name, bx), b.opts.Clock.Now()
+	w, now := rl.will(b.store, bx.name, bx), b.clock.Steady()
 	if w == nil || !w.DueAt.After(now) {
 		return nil
 	}
@@ -159,7 +159,7 @@ func (rl *realm) publishesWill(name string) bool {
 func (b *Broker) publishWill(r *round, rl *realm, key string, w *stored.Will) {
 	name, _, _ := strings.Cut(key, "\x00")
 	g := b.ghost(rl, name)
-	out := &session.Message{Publish: w.Message.Publish, From: name, Received: r.now} // its expiry counts from now
+	out := &session.Message{Publish: w.Message.Publish, From: name, Received: r.now.Wall} // its expiry counts from now
 	p := newPublisher(g, 0, 0)
 	p.then = func(published bool) {
 		if published {
@@ -180,7 +180,7 @@ func (b *Broker) publishWill(r *round, rl *realm, key string, w *stored.Will) {
 func (b *Broker) ghost(rl *realm, name string) *conn {
 	c := &conn{b: b, realm: rl, link: noLink{}, info: listen.Info{Realm: rl.name}, name: sessionName{rl.name, name}}
 	c.partition = b.store.Partition(rl.name, name)
-	c.s = session.New(&b.cfg, b.opts.Clock.Now())
+	c.s = session.New(&b.cfg, b.clock.Instant())
 	return c
 }
 
@@ -189,7 +189,7 @@ func (b *Broker) removeWill(rl *realm, name, key string) {
 	b.opts.Presence.Amend(rl.name, name, func(batch *store.Batch, _ bool) bool {
 		at := rl.takeReplaced(key)
 		w, err := b.store.Will(rl.name, at)
-		if err != nil || w == nil || w.DueAt.IsZero() || w.DueAt.After(b.opts.Clock.Now()) {
+		if err != nil || w == nil || w.DueAt.IsZero() || w.DueAt.After(b.clock.Steady()) {
 			return false // it is another one
 		}
 		if err := b.store.StageWill(batch, rl.name, at, w, nil); err != nil {
@@ -215,13 +215,15 @@ func (noLink) push(*round)                                   {}
 func (noLink) catchUp()                                      {}
 func (noLink) rouse()                                        {}
 func (noLink) backlog() int                                  { return 0 }
+func (noLink) progress() (uint64, bool)                      { return 0, false }
+func (noLink) isDeaf() bool                                  { return false }
 func (noLink) abort()                                        {}
 
 // Crashed is the Stage of a Disconnected that closes what an earlier start left
 // open: a stored session waits for its client from then on, and its Will is
 // due.
-func (b *Broker) Crashed(batch *store.Batch, realm, name string, at time.Time) {
-	rl := b.realm(realm)
+func (b *Broker) Crashed(batch *store.Batch, realm, name string) {
+	rl, at := b.realm(realm), b.clock.Steady()
 	bx := rl.box(name)
 	expiry := uint32(0)
 	if bx != nil {

@@ -146,7 +146,7 @@ var lostByClient = session.Ending{
 
 func stalledEnding(after time.Duration) session.Ending {
 	e := lostByClient
-	e.Evidence.Detail = "the client accepted no bytes for " + after.String()
+	e.Evidence.Detail = "the client acknowledged no bytes for " + after.String()
 	return e
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"rollcall/internal/disconnect"
+	"rollcall/internal/mqtt/transport"
 )
 
 // wsConn is the stream of MQTT bytes inside a server's side of a WebSocket
@@ -30,9 +31,9 @@ type wsConn struct {
 
 	refused bool // we closed the WebSocket and have not read what follows
 
-	mu      sync.Mutex   // guards writes, so that frames stay whole
-	closed  bool         // a close frame was sent, or a frame in part
-	writeBy atomic.Int64 // deadline of data frames, Unix nanoseconds; 0: none
+	mu      sync.Mutex                // guards writes, so that frames stay whole
+	closed  bool                      // a close frame was sent, or a frame in part
+	writeBy atomic.Pointer[time.Time] // deadline of data frames; nil: none
 }
 
 // Read implements net.Conn. Control frames are answered on the way.
@@ -165,31 +166,50 @@ func (c *wsConn) writeLocked(op ws.OpCode, payload []byte) error {
 	if c.closed {
 		return net.ErrClosed
 	}
-	if op != ws.OpBinary {
-		// A control frame is written by the reader; it may wait for a peer that
-		// does not read, but not for ever.
-		_ = c.Conn.SetWriteDeadline(time.Now().Add(controlTimeout))
-		defer c.restoreDeadline()
-	}
 	w := frameWriter{buf: make([]byte, 0, ws.MaxHeaderSize+len(payload))}
 	if err := ws.WriteHeader(&w, ws.Header{Fin: true, OpCode: op, Length: int64(len(payload))}); err != nil {
 		return err
 	}
-	_, err := c.Conn.Write(append(w.buf, payload...))
+	frame := append(w.buf, payload...)
+	var err error
+	if op == ws.OpBinary {
+		_, err = c.Conn.Write(frame)
+	} else {
+		err = c.writeControl(frame)
+	}
 	c.closed = err != nil || op == ws.OpClose // nothing can follow part of a frame
 	return err
 }
 
-// controlTimeout bounds the writing of a control frame.
+// controlTimeout is how long a peer may take nothing while a control frame is
+// written.
 const controlTimeout = 5 * time.Second
+
+// writeControl writes a control frame, which the reader does. It may wait for a
+// peer that reads slowly, and not for one that does not read.
+func (c *wsConn) writeControl(frame []byte) error {
+	defer c.restoreDeadline()
+	taken := c.taken()
+	for {
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(controlTimeout)) // it fails only if the transport is dead
+		n, err := c.Conn.Write(frame)
+		frame = frame[n:]
+		before := taken
+		if taken = c.taken(); !errors.Is(err, os.ErrDeadlineExceeded) || n == 0 && taken == before {
+			return err
+		}
+	}
+}
+
+// taken is how many bytes the peer has acknowledged, where the system knows.
+func (c *wsConn) taken() (n uint64) {
+	transport.Control(c.Conn, func(fd int) { n, _ = transport.Acknowledged(fd) })
+	return n
+}
 
 // SetWriteDeadline implements net.Conn. It takes effect on a write under way.
 func (c *wsConn) SetWriteDeadline(t time.Time) error {
-	at := int64(0)
-	if !t.IsZero() {
-		at = t.UnixNano()
-	}
-	c.writeBy.Store(at)
+	c.writeBy.Store(&t)
 	return c.Conn.SetWriteDeadline(t)
 }
 
@@ -197,8 +217,8 @@ func (c *wsConn) SetWriteDeadline(t time.Time) error {
 // had its own.
 func (c *wsConn) restoreDeadline() {
 	var t time.Time
-	if at := c.writeBy.Load(); at != 0 {
-		t = time.Unix(0, at)
+	if by := c.writeBy.Load(); by != nil {
+		t = *by
 	}
 	_ = c.Conn.SetWriteDeadline(t) // it fails only if the transport is dead
 }

@@ -191,6 +191,9 @@ type frames struct {
 	rest []byte
 }
 
+// NetConn returns the connection below.
+func (f *frames) NetConn() net.Conn { return f.Conn }
+
 // Read implements net.Conn.
 func (f *frames) Read(p []byte) (int, error) {
 	for len(f.rest) == 0 {

@@ -1,8 +1,7 @@
 package session
 
 import (
-	"time"
-
+	"rollcall/internal/clock"
 	"rollcall/internal/mqtt/packet"
 )
 
@@ -10,7 +9,7 @@ import (
 // server say to each other before in enhanced authentication. Whatever ends the
 // connection while the server is asked is remembered: the claim may stand, and
 // then so must its end.
-func (s *Session) stepAdmission(in *Input, now time.Time, out []Action) []Action {
+func (s *Session) stepAdmission(in *Input, now clock.Instant, out []Action) []Action {
 	if s.challenged() {
 		return s.stepChallenged(in, now, out)
 	}
@@ -59,14 +58,14 @@ func connackCode(code packet.ReasonCode) packet.ReasonCode {
 
 // admitted answers CONNECT with what the server offers (3.2.2.3) and goes on
 // where the session was left.
-func (s *Session) admitted(a *Admission, now time.Time, out []Action) []Action {
+func (s *Session) admitted(a *Admission, now clock.Instant, out []Action) []Action {
 	if a == nil {
 		a = new(Admission)
 	}
 	c := s.asked
 	s.phase = online
 	s.asked = nil
-	s.heard = now // the wait for the disk is not the client's
+	s.heard = now.Mono // the wait for the disk is not the client's
 	s.stored = a.Stored
 	s.prove(a)
 	s.inflightMax = min(s.cfg.MaxInflight, c.ReceiveMaximum)        // [MQTT-3.3.4-9]

@@ -2,8 +2,8 @@ package session
 
 import (
 	"slices"
-	"time"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/mqtt/packet"
 )
 
@@ -18,13 +18,13 @@ type exchange struct {
 func (s *Session) challenged() bool { return s.auth != nil && s.auth.client }
 
 // challenge asks the client for more [MQTT-4.12.0-2] [MQTT-4.12.0-3].
-func (s *Session) challenge(data []byte, now time.Time, out []Action) []Action {
+func (s *Session) challenge(data []byte, now clock.Instant, out []Action) []Action {
 	if s.auth == nil || !s.auth.running { // [MQTT-4.12.0-6]
 		return out
 	}
 	s.auth.client = true
 	if s.phase == awaitAdmission {
-		s.heard = now
+		s.heard = now.Mono
 	}
 	return append(out, s.sendAuth(packet.ContinueAuthentication, data))
 }
@@ -37,7 +37,7 @@ func (s *Session) sendAuth(code packet.ReasonCode, data []byte) Action {
 
 // stepChallenged waits for the client's AUTH before it is connected. Nobody is
 // asked anything meanwhile, so whatever else comes just ends it.
-func (s *Session) stepChallenged(in *Input, now time.Time, out []Action) []Action {
+func (s *Session) stepChallenged(in *Input, now clock.Instant, out []Action) []Action {
 	switch in.Kind {
 	case Received:
 		switch p := in.Packet.(type) {
@@ -45,7 +45,7 @@ func (s *Session) stepChallenged(in *Input, now time.Time, out []Action) []Actio
 			if e := s.judgeAuth(p); e != nil {
 				return s.refuse(e.Code, e.Message, out) // [MQTT-4.12.0-4]
 			}
-			s.heard = now
+			s.heard = now.Mono
 			return append(out, s.answered(p))
 		case *packet.Disconnect:
 			return s.shut(out)
@@ -59,7 +59,7 @@ func (s *Session) stepChallenged(in *Input, now time.Time, out []Action) []Actio
 		}
 		return s.refuse(code, "", out)
 	case Tick:
-		if now.Before(s.Deadline()) {
+		if now.Mono < s.Deadline(now) {
 			return out
 		}
 		return s.shut(out)

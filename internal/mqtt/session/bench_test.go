@@ -12,9 +12,9 @@ import (
 
 // online returns a session of a connected client.
 func online(t testing.TB, cfg *session.Config, c *packet.Connect, a *session.Admission) *session.Session {
-	s := session.New(cfg, epoch)
-	s.Step(session.Input{Kind: session.Received, Packet: c}, epoch, nil)
-	s.Step(session.Input{Kind: session.Admitted, Admission: a}, epoch, nil)
+	s := session.New(cfg, start)
+	s.Step(session.Input{Kind: session.Received, Packet: c}, start, nil)
+	s.Step(session.Input{Kind: session.Admitted, Admission: a}, start, nil)
 	if !s.Online() {
 		t.Fatal("the client is not connected")
 	}
@@ -66,20 +66,20 @@ func publishStep(t testing.TB, qos packet.QoS) func() {
 		if err := in.Decode(packet.V5, frame); err != nil {
 			t.Fatal(err)
 		}
-		acts = s.Step(session.Input{Kind: session.Received, Packet: &in, Frame: frame, Scratch: &scratch}, epoch, acts[:0])
+		acts = s.Step(session.Input{Kind: session.Received, Packet: &in, Frame: frame, Scratch: &scratch}, start, acts[:0])
 		if len(acts) != 1 || acts[0].Kind != session.Route {
 			t.Fatalf("%d actions", len(acts))
 		}
-		more = sub.Step(session.Input{Kind: session.Deliver, Message: acts[0].Message}, epoch, more[:0])
+		more = sub.Step(session.Input{Kind: session.Deliver, Message: acts[0].Message}, start, more[:0])
 		if _, err := more[0].AppendMessage(out, packet.V5); err != nil {
 			t.Fatal(err)
 		}
 		scratch.Reset()
 		if qos > 0 {
-			acts = s.Step(session.Input{Kind: session.Committed, Token: acts[0].Token}, epoch, acts[:0])
+			acts = s.Step(session.Input{Kind: session.Committed, Token: acts[0].Token}, start, acts[:0])
 		}
 		if qos == packet.QoS2 {
-			acts = s.Step(session.Input{Kind: session.Received, Packet: rel}, epoch, acts[:0])
+			acts = s.Step(session.Input{Kind: session.Received, Packet: rel}, start, acts[:0])
 		}
 		if qos > 0 && (len(acts) != 1 || acts[0].Kind != session.SendAck || acts[0].Code != 0) {
 			t.Fatalf("%d actions", len(acts))
@@ -103,7 +103,7 @@ func deliverStep(t testing.TB, qos packet.QoS, stored bool) func() {
 			id = id%60000 + 1
 			in.PacketID = id
 		}
-		acts = s.Step(in, epoch, acts[:0])
+		acts = s.Step(in, start, acts[:0])
 		if len(acts) != 1 || acts[0].Kind != session.SendMessage {
 			t.Fatalf("%d actions", len(acts))
 		}
@@ -113,11 +113,11 @@ func deliverStep(t testing.TB, qos packet.QoS, stored bool) func() {
 		switch qos {
 		case packet.QoS1:
 			ack.PacketID = acts[0].PacketID
-			acts = s.Step(session.Input{Kind: session.Received, Packet: &ack}, epoch, acts[:0])
+			acts = s.Step(session.Input{Kind: session.Received, Packet: &ack}, start, acts[:0])
 		case packet.QoS2:
 			rec.PacketID, comp.PacketID = acts[0].PacketID, acts[0].PacketID
-			acts = s.Step(session.Input{Kind: session.Received, Packet: &rec}, epoch, acts[:0])
-			acts = s.Step(session.Input{Kind: session.Received, Packet: &comp}, epoch, acts[:0])
+			acts = s.Step(session.Input{Kind: session.Received, Packet: &rec}, start, acts[:0])
+			acts = s.Step(session.Input{Kind: session.Received, Packet: &comp}, start, acts[:0])
 		}
 	}
 }
@@ -129,15 +129,15 @@ func windowStep(t testing.TB) func() {
 	m := &session.Message{Publish: packet.Publish{QoS: 1, Topic: []byte("devices/31415/temperature"), Payload: make([]byte, 64)}}
 	var acts []session.Action
 	for range 99 {
-		acts = s.Step(session.Input{Kind: session.Deliver, Message: m, QoS: 1}, epoch, acts[:0])
+		acts = s.Step(session.Input{Kind: session.Deliver, Message: m, QoS: 1}, start, acts[:0])
 	}
 	ack := packet.Puback{}
 	return func() {
-		acts = s.Step(session.Input{Kind: session.Deliver, Message: m, QoS: 1}, epoch, acts[:0])
+		acts = s.Step(session.Input{Kind: session.Deliver, Message: m, QoS: 1}, start, acts[:0])
 		if ack.PacketID++; ack.PacketID == 0 {
 			ack.PacketID++
 		}
-		acts = s.Step(session.Input{Kind: session.Received, Packet: &ack}, epoch, acts[:0])
+		acts = s.Step(session.Input{Kind: session.Received, Packet: &ack}, start, acts[:0])
 		if s.Room() != 1 {
 			t.Fatalf("room %d", s.Room())
 		}
@@ -181,10 +181,10 @@ func TestIdleMemory(t *testing.T) {
 		c.UserName, c.Password = packet.Some("user"), make([]byte, 100)
 		s := online(t, cfg, c, nil)
 		acts = s.Step(session.Input{Kind: session.Received, Packet: &packet.Subscribe{PacketID: 1,
-			Subscriptions: []packet.Subscription{{Filter: "commands/" + c.ClientID, QoS: 1}}}}, epoch, acts[:0])
-		acts = s.Step(session.Input{Kind: session.Committed, Token: acts[0].Token}, epoch, acts[:0])
-		acts = s.Step(session.Input{Kind: session.Deliver, Message: m, QoS: 1}, epoch, acts[:0])
-		acts = s.Step(session.Input{Kind: session.Received, Packet: &packet.Puback{PacketID: 1}}, epoch.Add(time.Second), acts[:0])
+			Subscriptions: []packet.Subscription{{Filter: "commands/" + c.ClientID, QoS: 1}}}}, start, acts[:0])
+		acts = s.Step(session.Input{Kind: session.Committed, Token: acts[0].Token}, start, acts[:0])
+		acts = s.Step(session.Input{Kind: session.Deliver, Message: m, QoS: 1}, start, acts[:0])
+		acts = s.Step(session.Input{Kind: session.Received, Packet: &packet.Puback{PacketID: 1}}, instant(epoch.Add(time.Second)), acts[:0])
 		keep[i] = s
 	}
 	clear(acts[:cap(acts)])

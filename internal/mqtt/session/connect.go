@@ -3,22 +3,22 @@ package session
 import (
 	"fmt"
 	"slices"
-	"time"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/topic"
 )
 
 // stepConnecting waits for CONNECT. Nothing that happens here is a session's
 // end: there is none yet.
-func (s *Session) stepConnecting(in *Input, now time.Time, out []Action) []Action {
+func (s *Session) stepConnecting(in *Input, now clock.Instant, out []Action) []Action {
 	switch in.Kind {
 	case Received:
 		c, ok := in.Packet.(*packet.Connect)
 		if !ok { // [MQTT-3.1.0-1]
 			return s.shut(out)
 		}
-		s.heard = now
+		s.heard = now.Mono
 		return s.connect(c, out)
 	case Garbled:
 		// A CONNECT that could be read far enough gets a CONNACK in its
@@ -29,7 +29,7 @@ func (s *Session) stepConnecting(in *Input, now time.Time, out []Action) []Actio
 		}
 		return s.shut(out)
 	case Tick:
-		if now.Before(s.Deadline()) {
+		if now.Mono < s.Deadline(now) {
 			return out
 		}
 		return s.shut(out)

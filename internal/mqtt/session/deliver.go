@@ -5,12 +5,13 @@ import (
 	"slices"
 	"time"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/packet"
 )
 
 // deliver handles a message that matched a subscription of the client.
-func (s *Session) deliver(in *Input, now time.Time, out []Action) []Action {
+func (s *Session) deliver(in *Input, now clock.Instant, out []Action) []Action {
 	m := in.Message
 	a := Action{Kind: SendMessage, Message: m, Retain: in.Retain, SubscriptionIDs: in.SubscriptionIDs,
 		QoS: min(m.QoS, in.QoS)} // [MQTT-3.8.4-8]
@@ -55,7 +56,7 @@ func (s *Session) extra(in *Input) *extra {
 	return &extra{ids: slices.Clone(in.SubscriptionIDs), share: in.Share}
 }
 
-func (s *Session) deliverQoS0(a *Action, in *Input, now time.Time, out []Action) []Action {
+func (s *Session) deliverQoS0(a *Action, in *Input, now clock.Instant, out []Action) []Action {
 	if in.Congested {
 		return s.dropped(DropCongested, in.PacketID, out)
 	}
@@ -86,12 +87,12 @@ func (s *Session) overflow(out []Action) []Action {
 }
 
 // prepare completes a message that is sent now, or says why it cannot be.
-func (s *Session) prepare(a *Action, now time.Time) DropReason {
+func (s *Session) prepare(a *Action, now clock.Instant) DropReason {
 	if why := s.undeliverable(a, now); why != 0 {
 		return why
 	}
 	if at := a.Message.Expires(); !at.IsZero() { // [MQTT-3.3.2-6]
-		a.Expiry = uint32(max(0, (at.Sub(now)+time.Second-1)/time.Second))
+		a.Expiry = uint32(max(0, (at.Sub(now.Wall)+time.Second-1)/time.Second))
 		a.Expiry = min(a.Expiry, a.Message.MessageExpiryInterval.Value) // whatever the clocks of two turns say
 	}
 	if s.aliasMax > 0 {
@@ -101,8 +102,8 @@ func (s *Session) prepare(a *Action, now time.Time) DropReason {
 }
 
 // undeliverable says why a message can't be sent to this client at all, or 0.
-func (s *Session) undeliverable(a *Action, now time.Time) DropReason {
-	if at := a.Message.Expires(); !at.IsZero() && !now.Before(at) && !a.Dup { // [MQTT-3.3.2-5], but [MQTT-4.3.3-7]
+func (s *Session) undeliverable(a *Action, now clock.Instant) DropReason {
+	if at := a.Message.Expires(); !at.IsZero() && !now.Wall.Before(at) && !a.Dup { // [MQTT-3.3.2-5], but [MQTT-4.3.3-7]
 		return DropExpired
 	}
 	var n int
@@ -128,7 +129,7 @@ func (s *Session) undeliverable(a *Action, now time.Time) DropReason {
 }
 
 // puback handles a PUBACK.
-func (s *Session) puback(p *packet.Ack, congested bool, now time.Time, out []Action) []Action {
+func (s *Session) puback(p *packet.Ack, congested bool, now clock.Instant, out []Action) []Action {
 	if e := s.judgeAck(p, "PUBACK"); e != nil {
 		return s.violation(e, "PUBACK", out)
 	}

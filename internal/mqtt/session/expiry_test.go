@@ -13,7 +13,7 @@ import (
 func TestExpiryNeverGrows(t *testing.T) {
 	s := online(t, benchConfig(), connect(packet.V5), nil)
 	m := &session.Message{Received: epoch.Add(time.Millisecond), Publish: packet.Publish{Topic: []byte("t"), MessageExpiryInterval: packet.Some[uint32](1)}}
-	acts := s.Step(session.Input{Kind: session.Deliver, Message: m}, epoch, nil)
+	acts := s.Step(session.Input{Kind: session.Deliver, Message: m}, start, nil)
 	if len(acts) != 1 || acts[0].Kind != session.SendMessage || acts[0].Expiry != 1 {
 		t.Fatalf("%v", acts)
 	}

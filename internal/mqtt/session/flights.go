@@ -2,8 +2,8 @@ package session
 
 import (
 	"sort"
-	"time"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/mqtt/packet"
 )
 
@@ -205,7 +205,7 @@ func (o *flights) trim() {
 }
 
 // pump sends what waits, as far as the client's window allows [MQTT-4.9.0-2].
-func (s *Session) pump(now time.Time, out []Action) []Action {
+func (s *Session) pump(now clock.Instant, out []Action) []Action {
 	o := &s.out
 	for o.waiting > 0 && o.flying < uint32(s.inflightMax) {
 		f := o.at(o.next)
@@ -218,7 +218,7 @@ func (s *Session) pump(now time.Time, out []Action) []Action {
 }
 
 // launch sends one that waits, or gives it up.
-func (s *Session) launch(f *flight, now time.Time, out []Action) []Action {
+func (s *Session) launch(f *flight, now clock.Instant, out []Action) []Action {
 	m := f.message
 	s.unqueue(f)
 	a := Action{Kind: SendMessage, Message: m, QoS: f.qos, Retain: f.retain, Dup: f.again, SubscriptionIDs: f.ids()} // [MQTT-3.3.1-1]
@@ -258,7 +258,7 @@ func (s *Session) giveUp(f *flight, why DropReason, out []Action) []Action {
 // settled ends a flight on its last acknowledgement. While the transport is
 // behind, what waits goes on waiting for Drain: a client that acknowledges and
 // does not read must not make us send without bound.
-func (s *Session) settled(f *flight, congested bool, now time.Time, out []Action) []Action {
+func (s *Session) settled(f *flight, congested bool, now clock.Instant, out []Action) []Action {
 	id := f.id
 	if f.state == waiting {
 		s.unqueue(f)

@@ -101,7 +101,7 @@ func (w *witness) offer(b byte) {
 }
 
 func (w *witness) connect(st *session.State) {
-	w.s, w.state = session.New(w.cfg, w.now), st
+	w.s, w.state = session.New(w.cfg, instant(w.now)), st
 	w.asked, w.admitted, w.ended, w.shut, w.owed = false, false, false, false, nil
 	w.flying = map[uint16]bool{}
 	if st == nil {
@@ -181,7 +181,7 @@ func (w *witness) left() *session.State {
 		return w.state
 	}
 	for _, token := range w.owed {
-		w.s.Step(session.Input{Kind: session.Committed, Token: token}, w.now, nil)
+		w.s.Step(session.Input{Kind: session.Committed, Token: token}, instant(w.now), nil)
 	}
 	if !w.s.Settled() {
 		w.t.Fatal("tokens are open that nobody was given")
@@ -273,7 +273,7 @@ func (w *witness) answered(p packet.Packet) {
 
 func (w *witness) step(in session.Input) {
 	t := w.t
-	acts := w.s.Step(in, w.now, nil)
+	acts := w.s.Step(in, instant(w.now), nil)
 	var routed *session.Message
 	for i := range acts {
 		a := &acts[i]

@@ -21,6 +21,7 @@ const (
 	Committed                       // what Token stands for is done: Code, or Codes for each filter
 	Deliver                         // Message is for this client: QoS, Retain, SubscriptionIDs, PacketID, Share, Congested
 	Drain                           // the transport has room again
+	Heard                           // the client may be sending, and is not read, or is in the middle of a packet
 	Tick                            // time has passed
 	Close                           // the server ends the session: Ending, Code
 	Lost                            // the transport has ended: Ending

@@ -21,7 +21,7 @@ func received(t *testing.T, s *session.Session, p *packet.Publish, scratch *sess
 	if err := in.Decode(s.Version(), frame); err != nil {
 		t.Fatal(err)
 	}
-	acts := s.Step(session.Input{Kind: session.Received, Packet: in, Frame: frame, Scratch: scratch}, epoch, nil)
+	acts := s.Step(session.Input{Kind: session.Received, Packet: in, Frame: frame, Scratch: scratch}, start, nil)
 	if len(acts) != 1 || acts[0].Kind != session.Route {
 		t.Fatalf("%v", acts)
 	}

@@ -2,14 +2,14 @@ package session
 
 import (
 	"fmt"
-	"time"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/topic"
 )
 
 // published handles a PUBLISH.
-func (s *Session) published(p *packet.Publish, in *Input, now time.Time, out []Action) []Action {
+func (s *Session) published(p *packet.Publish, in *Input, now clock.Instant, out []Action) []Action {
 	if p.QoS > s.cfg.MaximumQoS { // [MQTT-3.2.2-11]
 		return s.violation(&packet.Error{Code: packet.QoSNotSupported, Clause: "MQTT-3.2.2-11",
 			Message: fmt.Sprintf("the highest QoS is %d", s.cfg.MaximumQoS)}, "PUBLISH", out)
@@ -40,7 +40,7 @@ func (s *Session) published(p *packet.Publish, in *Input, now time.Time, out []A
 		return s.violation(&packet.Error{Code: code, Message: text}, "PUBLISH", out)
 	}
 	a := Action{Kind: Route, Message: s.message(p, in, alias)}
-	a.Message.Received = now
+	a.Message.Received = now.Wall
 	if p.QoS > packet.QoS0 {
 		a.Token = s.owe(s.take(p, 0))
 	}

@@ -2,8 +2,8 @@ package session
 
 import (
 	"slices"
-	"time"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/mqtt/packet"
 )
 
@@ -113,7 +113,7 @@ func (s *Session) pubrel(p *packet.Ack, out []Action) []Action {
 
 // pubrec handles a PUBREC: PUBREL once it is stored that the client has the
 // message [MQTT-4.3.3-4] [MQTT-4.3.3-6].
-func (s *Session) pubrec(p *packet.Ack, congested bool, now time.Time, out []Action) []Action {
+func (s *Session) pubrec(p *packet.Ack, congested bool, now clock.Instant, out []Action) []Action {
 	if e := s.judgeAck(p, "PUBREC"); e != nil {
 		return s.violation(e, "PUBREC", out)
 	}
@@ -153,7 +153,7 @@ func (s *Session) released(id uint16) {
 }
 
 // pubcomp handles a PUBCOMP, whatever its code: the packet id is free.
-func (s *Session) pubcomp(p *packet.Ack, congested bool, now time.Time, out []Action) []Action {
+func (s *Session) pubcomp(p *packet.Ack, congested bool, now clock.Instant, out []Action) []Action {
 	if s.cfg.RefuseUserProps && len(p.UserProperties) > 0 {
 		return s.violation(userProps, "PUBCOMP", out)
 	}

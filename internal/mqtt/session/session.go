@@ -16,6 +16,7 @@ import (
 	"errors"
 	"time"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/packet"
 )
@@ -51,8 +52,8 @@ type Session struct {
 	expiry      uint32 // effective session expiry
 	outBytes    uint32 // of messages that wait, if the session is not stored
 
-	heard  time.Time // when the last packet came
-	proof  *proof    // nil: does not end
+	heard  time.Duration // when the client was last heard from, or could not be (Heard); monotonic
+	proof  *proof        // nil: does not end
 	will   *packet.Will
 	asked  *packet.Connect // until admitted
 	doom   *doom           // ended before it was admitted
@@ -80,8 +81,8 @@ type doom struct {
 }
 
 // New returns a session whose transport was opened at now.
-func New(cfg *Config, now time.Time) *Session {
-	return &Session{cfg: cfg, heard: now, first: 1}
+func New(cfg *Config, now clock.Instant) *Session {
+	return &Session{cfg: cfg, heard: now.Mono, first: 1}
 }
 
 // ClientID returns the client id, also an assigned one; "" before CONNECT.
@@ -136,32 +137,46 @@ func (s *Session) Room() int {
 	return max(0, int(s.inflightMax)-int(s.out.flying)-int(s.out.waiting))
 }
 
-// Deadline is when the next Tick is due; zero: none.
-func (s *Session) Deadline() time.Time {
-	var at time.Time
+// proofInterval is how often an identity whose proof ends is looked at: its end
+// is wall time, and how far away that is changes with the clock.
+const proofInterval = 10 * time.Minute
+
+// Deadline is when the next Tick is due, by the monotonic reading; 0: never.
+func (s *Session) Deadline(now clock.Instant) time.Duration {
+	var at time.Duration
 	switch s.phase {
 	case awaitConnect:
-		return s.heard.Add(s.cfg.ConnectTimeout)
+		return s.heard + s.cfg.ConnectTimeout
 	case awaitAdmission:
 		if s.challenged() {
-			return s.heard.Add(s.cfg.ConnectTimeout)
+			return s.heard + s.cfg.ConnectTimeout
 		}
 	case online:
 		if s.keepAlive > 0 {
-			at = s.heard.Add(s.patience())
+			at = s.heard + s.patience()
 		}
-		if s.proof != nil && (at.IsZero() || s.proof.at.Before(at)) {
-			at = s.proof.at
+		if s.proof != nil {
+			ends := now.Mono + min(s.proof.at.Sub(now.Wall), proofInterval)
+			if at == 0 || ends < at {
+				at = ends
+			}
 		}
 	}
 	return at
+}
+
+// Late reports that a Tick at now would end the session because nothing has
+// come from the client. The driver then makes sure that it has read whatever
+// has arrived, and gives Heard if it has not.
+func (s *Session) Late(now clock.Instant) bool {
+	return s.phase == online && s.keepAlive > 0 && now.Mono >= s.heard+s.patience()
 }
 
 // patience is one and a half times the keep-alive [MQTT-3.1.2-22].
 func (s *Session) patience() time.Duration { return time.Duration(s.keepAlive) * time.Second * 3 / 2 }
 
 // Step takes one input at now and appends the actions that follow to out.
-func (s *Session) Step(in Input, now time.Time, out []Action) []Action {
+func (s *Session) Step(in Input, now clock.Instant, out []Action) []Action {
 	switch s.phase {
 	case awaitConnect:
 		return s.stepConnecting(&in, now, out)
@@ -176,10 +191,10 @@ func (s *Session) Step(in Input, now time.Time, out []Action) []Action {
 	return out
 }
 
-func (s *Session) stepOnline(in *Input, now time.Time, out []Action) []Action {
+func (s *Session) stepOnline(in *Input, now clock.Instant, out []Action) []Action {
 	switch in.Kind {
 	case Received:
-		s.heard = now
+		s.heard = now.Mono
 		return s.received(in, now, out)
 	case Garbled:
 		if _, ok := in.Packet.(*packet.Connect); ok { // whatever is wrong with it
@@ -199,6 +214,8 @@ func (s *Session) stepOnline(in *Input, now time.Time, out []Action) []Action {
 		return s.deliver(in, now, out)
 	case Drain:
 		return s.pump(now, out)
+	case Heard:
+		s.heard = now.Mono
 	case Tick:
 		return s.tick(now, out)
 	case Close:
@@ -210,7 +227,7 @@ func (s *Session) stepOnline(in *Input, now time.Time, out []Action) []Action {
 }
 
 // received handles a packet of a connected client.
-func (s *Session) received(in *Input, now time.Time, out []Action) []Action {
+func (s *Session) received(in *Input, now clock.Instant, out []Action) []Action {
 	p := in.Packet
 	if err := packet.CheckFromClient(p); err != nil {
 		var e *packet.Error
@@ -249,13 +266,13 @@ func (s *Session) received(in *Input, now time.Time, out []Action) []Action {
 	return s.violation(&packet.Error{Code: packet.ProtocolError, Clause: "2.1.2", Message: "a packet that only a server sends"}, p.Type().String(), out)
 }
 
-func (s *Session) tick(now time.Time, out []Action) []Action {
-	if s.proof != nil && !now.Before(s.proof.at) {
+func (s *Session) tick(now clock.Instant, out []Action) []Action {
+	if s.proof != nil && !now.Wall.Before(s.proof.at) {
 		return s.end(Ending{disconnect.ClientAuthenticationError, disconnect.Evidence{
 			Kind: disconnect.Timer, Detail: s.proof.detail,
 		}}, packet.NotAuthorized, true, out)
 	}
-	if s.keepAlive > 0 && !now.Before(s.heard.Add(s.patience())) { // [MQTT-3.1.2-22]
+	if s.Late(now) { // [MQTT-3.1.2-22]
 		return s.end(Ending{disconnect.ClientError, disconnect.Evidence{
 			Kind:   disconnect.Timer,
 			Detail: "no packet for " + s.patience().String() + ", one and a half times the keep-alive",

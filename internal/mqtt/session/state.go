@@ -1,8 +1,7 @@
 package session
 
 import (
-	"time"
-
+	"rollcall/internal/clock"
 	"rollcall/internal/mqtt/packet"
 )
 
@@ -81,7 +80,7 @@ func (s *Session) restore(st *State) {
 
 // resume sends what the client has not acknowledged, in its order, and no more
 // than its window allows [MQTT-4.4.0-1] [MQTT-4.6.0-1].
-func (s *Session) resume(now time.Time, out []Action) []Action {
+func (s *Session) resume(now clock.Instant, out []Action) []Action {
 	for i := uint32(0); i < s.out.n; i++ {
 		switch f := s.out.at(i); {
 		case f.state == releasedState: // PUBREL is not subject to flow control [MQTT-4.9.0-3]

@@ -81,7 +81,7 @@ func replay(t *testing.T, text string) string {
 			continue
 		}
 		if s == nil {
-			s = session.New(cfg, now)
+			s = session.New(cfg, instant(now))
 		}
 		if after := args["after"]; after != "" {
 			d, err := time.ParseDuration(after)
@@ -95,7 +95,7 @@ func replay(t *testing.T, text string) string {
 			fmt.Fprintf(&out, "%s  room %d, settled %v, owed %d\n", showState(r.saved), s.Room(), s.Settled(), s.Owed())
 			continue
 		}
-		for _, a := range s.Step(r.input(words[1], args), now, nil) {
+		for _, a := range s.Step(r.input(words[1], args), instant(now), nil) {
 			fmt.Fprintf(&out, "  %s\n", show(a))
 			if a.Kind == session.Route {
 				r.messages[string(a.Message.Payload)] = a.Message

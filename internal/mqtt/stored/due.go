@@ -53,7 +53,7 @@ func (st *Store) stageDue(b *store.Batch, p uint8, at time.Time, kind DueKind, r
 	b.Put(dueKey(nil, p, at, kind, realm, name), binary.AppendUvarint([]byte{recordVersion}, epoch))
 	f := &st.due[p]
 	f.mu.Lock()
-	now := st.clock.Now()
+	now := st.clock.Steady()
 	if ns := uint64(at.UnixNano()); ns <= f.at || at.Before(now) {
 		f.at, f.lowered = min(ns, f.at), now
 	}
@@ -96,7 +96,7 @@ func (st *Store) NextDue() (time.Time, error) {
 	defer snap.Close()
 	var next time.Time
 	for p := range st.partitions {
-		err := st.lookDue(snap, uint8(p), st.clock.Now(), func(key, _ []byte) (bool, error) {
+		err := st.lookDue(snap, uint8(p), st.clock.Steady(), func(key, _ []byte) (bool, error) {
 			ns, _, ok := store.TakeUint64(key[2:])
 			if !ok {
 				return false, errRecord

@@ -60,7 +60,7 @@ func (c *collector) collect(ctx context.Context) error {
 	for p := range c.from {
 		from, clean := c.from[p], true
 		for {
-			begun := c.st.clock.Now()
+			begun := c.st.clock.Monotonic()
 			next, none, err := c.page(ctx, uint8(p), from)
 			if err != nil {
 				return fmt.Errorf("collect garbage: %w", err)
@@ -73,7 +73,7 @@ func (c *collector) collect(ctx context.Context) error {
 				c.from[p] = from
 			}
 			// Others get half of the time.
-			if !c.st.wait(ctx, min(c.st.clock.Now().Sub(begun), time.Second)) {
+			if !c.st.wait(ctx, min(c.st.clock.Monotonic()-begun, time.Second)) {
 				return context.Cause(ctx)
 			}
 		}
@@ -92,7 +92,7 @@ func (c *collector) page(ctx context.Context, p uint8, from uint64) (next uint64
 	defer func() { err = errors.Join(err, it.Err(), it.Close()) }()
 	b := store.NewBatch(store.Reserve)
 	next, clean = from, true
-	now, deleted := c.st.clock.Now(), 0
+	now, deleted := c.st.clock.Steady(), 0
 	for n := 0; it.Next(); n++ {
 		index, _, _ := store.Sequence(it.Key())
 		if n >= garbagePage && index >= next { // all of one commit, or none of it

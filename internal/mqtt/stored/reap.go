@@ -38,8 +38,8 @@ type reaper struct {
 type reapList struct {
 	items []reapItem
 	spare []reapItem
-	busy  bool      // a batch is under way
-	again time.Time // not before; zero: at once
+	busy  bool          // a batch is under way
+	again time.Duration // not before, monotonic; 0: at once
 }
 
 // reapItem is a queue entry, or a message record if session has only a realm
@@ -80,7 +80,7 @@ func (r *reaper) add(i reapItem) {
 	l := &r.lists[p]
 	l.items = append(l.items, i)
 	r.left++
-	if len(l.items) >= reapKeys && !l.busy && l.again.IsZero() {
+	if len(l.items) >= reapKeys && !l.busy && l.again == 0 {
 		r.flush(p)
 		return
 	}
@@ -161,17 +161,17 @@ func (r *reaper) age() {
 // flushAll submits what has gathered and may be tried now, and returns how
 // long to wait before there is more to try, 0 if nothing waits.
 func (r *reaper) flushAll(final bool) time.Duration {
-	now := r.st.clock.Now()
+	now := r.st.clock.Monotonic()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var wait time.Duration
 	for p := range r.lists {
 		l := &r.lists[p]
-		if rest := l.again.Sub(now); rest > 0 && rest <= reapRetry && !final {
+		if rest := l.again - now; rest > 0 && rest <= reapRetry && !final {
 			wait = max(wait, rest)
 			continue
 		}
-		l.again = time.Time{}
+		l.again = 0
 		if len(l.items) > 0 && !l.busy {
 			r.flush(uint8(p))
 		}
@@ -224,13 +224,13 @@ func (r *reaper) flushed(p uint8, items []reapItem, res store.Result) {
 		r.age()
 	default: // deleting again does no harm
 		l.items = append(l.items, items...)
-		l.again = r.st.clock.Now().Add(reapRetry)
+		l.again = r.st.clock.Monotonic() + reapRetry
 	}
 	clear(items)
 	if cap(items) <= 4*reapKeys {
 		l.spare = items[:0]
 	}
-	if len(l.items) >= reapKeys && l.again.IsZero() {
+	if len(l.items) >= reapKeys && l.again == 0 {
 		r.flush(p)
 	}
 	r.kick() // for those that have gathered, and for pass
@@ -284,7 +284,7 @@ func (r *reaper) pass() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for p := range r.lists {
-		if l := &r.lists[p]; len(l.items) > 0 && l.again.IsZero() {
+		if l := &r.lists[p]; len(l.items) > 0 && l.again == 0 {
 			return true
 		}
 	}

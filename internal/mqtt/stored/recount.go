@@ -91,16 +91,16 @@ func (st *Store) recountPartition(ctx context.Context, p uint8) error {
 func (st *Store) scan(ctx context.Context, snap store.Snapshot, p uint8, t store.Table, f func(key, value []byte) error) (err error) {
 	it := snap.Iter(tableBounds(p, t))
 	defer func() { err = errors.Join(err, it.Err(), it.Close()) }()
-	begun := st.clock.Now()
+	begun := st.clock.Monotonic()
 	for n := 1; it.Next(); n++ {
 		if err := f(it.Key(), it.Value()); err != nil {
 			return err
 		}
 		if n%recountPace == 0 {
-			if !st.wait(ctx, min(st.clock.Now().Sub(begun), time.Second)) {
+			if !st.wait(ctx, min(st.clock.Monotonic()-begun, time.Second)) {
 				return context.Cause(ctx)
 			}
-			begun = st.clock.Now()
+			begun = st.clock.Monotonic()
 		}
 	}
 	return nil

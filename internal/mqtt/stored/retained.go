@@ -249,7 +249,7 @@ func (r *retained) expire(now time.Time) bool {
 // expireRetained removes what expires, until ctx ends.
 func (st *Store) expireRetained(ctx context.Context) {
 	for st.wait(ctx, st.interval) {
-		for n := 0; n < expireBatch && st.retained.expire(st.clock.Now()); n += expireStep {
+		for n := 0; n < expireBatch && st.retained.expire(st.clock.Steady()); n += expireStep {
 		}
 	}
 }

@@ -25,7 +25,7 @@ func (st *Store) MatchRetained(realm, filter string, f func(*session.Message) bo
 	if len(matches) == 0 {
 		return nil
 	}
-	now := st.clock.Now().UnixNano()
+	now := st.clock.Steady().UnixNano()
 	for _, t := range matches {
 		r.mu.RLock()
 		v := t.visible()

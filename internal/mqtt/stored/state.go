@@ -57,7 +57,7 @@ func (st *Store) StageEnd(b *store.Batch, s *Session) {
 	p := st.Partition(s.Realm, s.Name)
 	st.unstageDue(b, p, s)
 	b.Delete(nameKey(nil, p, store.TableSessionState, s.Realm, s.Name))
-	b.PutSequenced(garbagePrefix(p), tombstone{s.Key(), st.clock.Now()}.append(nil))
+	b.PutSequenced(garbagePrefix(p), tombstone{s.Key(), st.clock.Steady()}.append(nil))
 }
 
 func (st *Store) unstageDue(b *store.Batch, p uint8, s *Session) {

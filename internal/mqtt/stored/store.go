@@ -38,7 +38,7 @@ type Options struct {
 // Store keeps MQTT state on an engine. Open returns one.
 type Store struct {
 	engine     store.Engine
-	clock      clock.Clock
+	clock      *clock.Steady
 	log        *slog.Logger
 	grace      time.Duration
 	interval   time.Duration
@@ -80,7 +80,7 @@ func Open(o Options) (*Store, error) {
 	}
 	n := o.Engine.Partitions()
 	st := &Store{
-		engine: o.Engine, clock: o.Clock, log: o.Log, grace: o.Grace, interval: o.Interval,
+		engine: o.Engine, clock: clock.SteadyOf(o.Clock), log: o.Log, grace: o.Grace, interval: o.Interval,
 		partitions: n, metrics: newMetrics(), due: make([]dueFloor, n),
 	}
 	snap := o.Engine.Snapshot()
