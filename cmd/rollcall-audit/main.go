@@ -1,11 +1,12 @@
 // Command rollcall-audit checks what Rollcall promises about presence against
 // what a receiver of events got and what devices saw.
 //
-//	rollcall-audit -deliveries received.jsonl [-sightings devices.jsonl]
+//	rollcall-audit -deliveries received.jsonl [-sightings devices.jsonl] [-skips skips.jsonl]
 //
 // Each line of -deliveries is an object with at, subscription, outputId and
 // event; each line of -sightings one with session, sent, acked, closed,
-// goodbye and reason. It prints a report and exits with 1 if it found a
+// goodbye and reason; each line of -skips one with session, number and skipped,
+// as a session's history has them where a part of the store was lost. It prints a report and exits with 1 if it found a
 // violation, with 2 if it could not judge.
 package main
 
@@ -25,6 +26,7 @@ import (
 func main() {
 	deliveries := flag.String("deliveries", "", "file of what the receiver got, one JSON object a line")
 	sightings := flag.String("sightings", "", "file of what devices saw, one JSON object a line")
+	skips := flag.String("skips", "", "file of the numbers that sessions skipped after a loss, one JSON object a line")
 	subs := flag.String("subscriptions", "", "comma-separated names that must each have got every event")
 	slack := flag.Duration("slack", 0, "how far the clocks of devices and server may differ (default 50ms)")
 	flag.Parse()
@@ -39,6 +41,9 @@ func main() {
 	err := lines(*deliveries, &in.Deliveries)
 	if *sightings != "" {
 		err = errors.Join(err, lines(*sightings, &in.Sightings))
+	}
+	if *skips != "" {
+		err = errors.Join(err, lines(*skips, &in.Skips))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "rollcall-audit:", err)

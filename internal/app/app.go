@@ -35,6 +35,7 @@ import (
 	"rollcall/internal/registry"
 	"rollcall/internal/store"
 	"rollcall/internal/store/pebble"
+	"rollcall/internal/store/setaside"
 	"rollcall/internal/sysevent"
 )
 
@@ -56,6 +57,7 @@ type Server struct {
 	keys       Keys
 	caPEM      []byte
 	engine     *pebble.Engine
+	setAside   *setaside.List
 	ledger     *presence.Ledger
 	stored     *stored.Store
 	dispatcher *delivery.Dispatcher
@@ -83,7 +85,7 @@ func Open(ctx context.Context, cfg config.Config, o Options) (_ *Server, err err
 	if o.Clock == nil {
 		o.Clock = clock.System{}
 	}
-	s := &Server{cfg: cfg, log: o.Log, clock: clock.NewSteady(o.Clock, o.Log), version: o.Version, started: o.Clock.Now(), failed: make(chan error, 1)}
+	s := &Server{cfg: cfg, log: o.Log, clock: clock.NewSteady(o.Clock, o.Log), version: o.Version, started: o.Clock.Now(), failed: make(chan error, 1), setAside: setaside.New(o.Log)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -267,6 +269,7 @@ func (s *Server) openClients(ctx context.Context) (err error) {
 	}}
 	s.ledger, err = presence.Open(ctx, presence.Options{
 		Engine: s.engine, Node: s.cfg.Node, Stager: transitions{ev}, Clock: s.clock, Log: s.log,
+		SetAside:  s.setAside,
 		Retention: presence.Retention{Age: s.cfg.Ledger.Age, Bytes: s.cfg.Ledger.Bytes},
 		Crashed: func(b *store.Batch, _ uint8, t *presence.Transition) {
 			s.broker.Crashed(b, t.Realm, t.Session)
@@ -341,7 +344,7 @@ func (s *Server) openMetrics() error {
 		errs = append(errs, r.Register(s.metrics))
 	}
 	for _, c := range []prometheus.Collector{
-		s.grid, s.dispatcher, storage{s.engine},
+		s.grid, s.dispatcher, storage{s.engine}, s.setAside,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	} {
 		errs = append(errs, s.metrics.Register(c))

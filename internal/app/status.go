@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"rollcall/internal/store/pebble"
+	"rollcall/internal/store/setaside"
 )
 
 // Status is how a server is doing.
@@ -19,6 +20,14 @@ type Status struct {
 	Endpoints    Endpoints `json:"endpoints"`
 	Storage      Storage   `json:"storage"`
 	OpenSessions int       `json:"openSessions"`
+	Damage       Damage    `json:"damage"`
+}
+
+// Damage is what of the stored data could not be read.
+type Damage struct {
+	Findings []pebble.Finding  `json:"findings"` // damaged files, of this start and earlier ones, the newest 100
+	SetAside map[string]uint64 `json:"setAside"` // items passed over since the start, by table
+	Items    []setaside.Item   `json:"items"`    // some of them
 }
 
 // Storage is the space that a server takes and has left, in bytes.
@@ -37,7 +46,14 @@ func (s *Server) Status() Status {
 		StartedAt: s.started, Namespace: s.cfg.Resource.NamespaceID(), Endpoints: s.Endpoints(),
 		Storage:      Storage{Bytes: u.Bytes, Limit: u.Limit, FreeBytes: u.FreeBytes, Full: u.Full},
 		OpenSessions: s.ledger.OpenSessions(),
+		Damage:       s.damage(),
 	}
+}
+
+func (s *Server) damage() Damage {
+	d := Damage{Findings: s.engine.Findings(), SetAside: s.setAside.Counts(), Items: s.setAside.Items()}
+	d.Findings = d.Findings[max(0, len(d.Findings)-100):]
+	return d
 }
 
 // storage are the metrics of the store.
@@ -50,12 +66,14 @@ var (
 	descBatches   = prometheus.NewDesc("rollcall_store_batches_total", "Batches whose outcome was reported.", nil, nil)
 	descGroups    = prometheus.NewDesc("rollcall_store_syncs_total", "Groups of batches that shared one sync.", nil, nil)
 	descConflicts = prometheus.NewDesc("rollcall_store_conflicts_total", "Batches that failed with a conflict.", nil, nil)
+	descDamage    = prometheus.NewDesc("rollcall_store_damage_total", "Damaged parts of the store's files that were met, by what became of them.", []string{"outcome"}, nil)
+	descStarved   = prometheus.NewDesc("rollcall_store_descriptor_waits_total", "Times that the store waited for a file descriptor.", nil, nil)
 	descRefused   = prometheus.NewDesc("rollcall_store_refused_total", "Batches refused because space is low.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s storage) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descBytes, descFree, descFull, descBatches, descGroups, descConflicts, descRefused} {
+	for _, d := range []*prometheus.Desc{descBytes, descFree, descFull, descBatches, descGroups, descConflicts, descRefused, descDamage, descStarved} {
 		ch <- d
 	}
 }
@@ -73,5 +91,10 @@ func (s storage) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descBatches, prometheus.CounterValue, float64(st.Batches))
 	ch <- prometheus.MustNewConstMetric(descGroups, prometheus.CounterValue, float64(st.Groups))
 	ch <- prometheus.MustNewConstMetric(descConflicts, prometheus.CounterValue, float64(st.Conflicts))
+	damage := s.engine.DamageCounts()
+	for _, o := range []pebble.Outcome{pebble.Corrected, pebble.SetAside, pebble.Harmless} {
+		ch <- prometheus.MustNewConstMetric(descDamage, prometheus.CounterValue, float64(damage[o]), string(o))
+	}
+	ch <- prometheus.MustNewConstMetric(descStarved, prometheus.CounterValue, float64(st.Starved))
 	ch <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(st.Refused))
 }

@@ -59,6 +59,7 @@ type transitionJSON struct {
 	Method    string        `json:"method"`
 	Node      string        `json:"node"`
 	Boot      uint64        `json:"boot"`
+	Skipped   uint64        `json:"skipped,omitempty"` // numbers before this one that a loss may have taken
 	Reason    string        `json:"reason,omitempty"`
 	Evidence  *evidenceJSON `json:"evidence,omitempty"`
 }
@@ -87,7 +88,7 @@ func transition(t presence.Transition) transitionJSON {
 	j := transitionJSON{
 		Number: t.Number, Kind: t.Kind.String(), Time: t.Time, EventID: t.EventID, Owner: t.Owner,
 		Protocol: t.Origin.Protocol, Transport: t.Origin.Transport, Remote: t.Origin.Remote, Method: t.Origin.Method,
-		Node: t.Holder.Node, Boot: t.Holder.Boot,
+		Node: t.Holder.Node, Boot: t.Holder.Boot, Skipped: t.Skipped,
 	}
 	if t.Kind == presence.Disconnected {
 		e := evidence(t.Evidence)

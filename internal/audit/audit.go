@@ -41,9 +41,21 @@ type Input struct {
 	Subscriptions []string
 	// FirstNumber is the number that sessions begin with; 0: 1.
 	FirstNumber uint64
+	// Skips are the numbers that sessions passed over, as their histories say:
+	// a part of the store was lost.
+	Skips []Skip
 	// Slack is how far the clocks of devices and server may differ. Default
 	// 50 ms.
 	Slack time.Duration
+}
+
+// Skip says that a session passed over the Skipped numbers before Number,
+// because it cannot be known whether they were given out. Events with them may
+// have been delivered, and need not alternate.
+type Skip struct {
+	Session string `json:"session"`
+	Number  uint64 `json:"number"`
+	Skipped uint64 `json:"skipped"`
 }
 
 // Violation is one broken promise.
@@ -259,21 +271,28 @@ func (a *auditor) serial(name string, ts []transition) {
 	}
 	var last transition
 	for n := a.in.FirstNumber; n <= top; n++ {
+		skip, lost := a.skipped(name, n)
+		if lost && len(byNumber[n][0]) == 0 && len(byNumber[n][1]) == 0 {
+			if next := a.nextKnown(byNumber, n, skip.Number); next > n {
+				n = next - 1
+				continue
+			}
+		}
 		pair := byNumber[n]
 		for i, kind := range []string{"connected", "disconnected"} {
 			if len(pair[i]) > 1 {
 				a.violate("P1", name, "%s %d exists %d times, as events %s and %s", kind, n, len(pair[i]), pair[i][0].id, pair[i][1].id)
 			}
 		}
-		if len(pair[0]) == 0 {
-			a.violate("P1", name, "there is no connected %d", n)
-		} else {
+		if len(pair[0]) > 0 {
 			last = a.follows(name, last, pair[0][0])
+		} else if !lost {
+			a.violate("P1", name, "there is no connected %d", n)
 		}
 		switch {
 		case len(pair[1]) > 0:
 			last = a.follows(name, last, pair[1][0])
-		case n < top:
+		case n < top && !lost && !a.beforeSkip(name, n):
 			a.violate("P3", name, "connected %d has no disconnected although %d came after it", n, n+1)
 		}
 	}
@@ -288,6 +307,35 @@ func (a *auditor) serial(name string, ts []transition) {
 			a.violate("P1", name, "taken over at %s, but connected %d is of %s", stamp(d[0].at), n+1, stamp(c[0].at))
 		}
 	}
+}
+
+// skipped returns the skip that n is in: among the numbers that were passed
+// over, or the number after them.
+func (a *auditor) skipped(name string, n uint64) (Skip, bool) {
+	for _, s := range a.in.Skips {
+		if s.Session == name && n <= s.Number && n+s.Skipped >= s.Number {
+			return s, true
+		}
+	}
+	return Skip{}, false
+}
+
+// beforeSkip reports whether the numbers after n were passed over: what ended n
+// may have been lost.
+func (a *auditor) beforeSkip(name string, n uint64) bool {
+	_, lost := a.skipped(name, n+1)
+	return lost
+}
+
+// nextKnown returns the lowest number from n on that has an event, at most to.
+func (a *auditor) nextKnown(byNumber map[uint64][2][]transition, n, to uint64) uint64 {
+	next := to
+	for k := range byNumber {
+		if k > n {
+			next = min(next, k)
+		}
+	}
+	return next
 }
 
 func (a *auditor) follows(name string, before, t transition) transition {
@@ -329,6 +377,8 @@ func (a *auditor) witnessed(name string, ts []transition, seen []Sighting) {
 		switch {
 		case s.Closed.IsZero():
 			open[n] = true
+		case !ended && a.beforeSkip(name, n):
+			// What ended it may have been lost.
 		case !ended:
 			a.violate("P3", name, "the connection of connected %d ended at %s and has no disconnected", n, stamp(s.Closed))
 		case a.ambiguous(ins, i, seen, s):
@@ -341,7 +391,7 @@ func (a *auditor) witnessed(name string, ts []transition, seen []Sighting) {
 		}
 	}
 	for _, t := range ins {
-		if _, ended := outs[t.number]; !ended && !open[t.number] {
+		if _, ended := outs[t.number]; !ended && !open[t.number] && !a.beforeSkip(name, t.number) {
 			a.violate("P3", name, "connected %d has no disconnected and no device says that it is connected", t.number)
 		}
 	}

@@ -143,3 +143,31 @@ func TestPlanted(t *testing.T) {
 		})
 	}
 }
+
+// Numbers that a session skipped because a part of the store was lost are no
+// violation, where the history says so: among them and at their edges events
+// may be missing. Elsewhere they are.
+func TestSkippedNumbersAreUnderstood(t *testing.T) {
+	in := Input{
+		Slack: time.Millisecond,
+		Deliveries: []Delivery{
+			connected("s", "1", "a", 1, 100), disconnected("s", "2", "a", 1, 200, "ClientInitiatedDisconnect"),
+			connected("s", "3", "a", 2, 300), // what ended it was lost
+			connected("s", "4", "a", 3, 400), // delivered before it was lost
+			disconnected("s", "5", "a", 1002, 900, "ServerError"),
+			connected("s", "6", "a", 1003, 1000), disconnected("s", "7", "a", 1003, 1100, "ClientInitiatedDisconnect"),
+		},
+		Skips: []Skip{{Session: "a", Number: 1002, Skipped: 1000}},
+	}
+	if r := Check(in); len(r.Violations) > 0 {
+		t.Errorf("violations: %v", r.Violations)
+	}
+	in.Skips = nil
+	if r := Check(in); len(r.Violations) == 0 {
+		t.Error("numbers are missing without a word, and that is no violation")
+	}
+	in.Skips = []Skip{{Session: "a", Number: 1002, Skipped: 10}}
+	if r := Check(in); len(r.Violations) == 0 {
+		t.Error("more numbers are missing than were skipped, and that is no violation")
+	}
+}

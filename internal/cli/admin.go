@@ -2,9 +2,12 @@ package cli
 
 import (
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -40,6 +43,7 @@ func newStatus(t *target) *cobra.Command {
 				storage += "; FULL: new connects are refused"
 			}
 			fmt.Fprintf(w, "storage\t%s\n", storage)
+			printDamage(w, s.Damage)
 			for _, e := range []struct {
 				name  string
 				addrs []string
@@ -55,6 +59,24 @@ func newStatus(t *target) *cobra.Command {
 	t.flags(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// printDamage says what of the stored data could not be read, if anything.
+func printDamage(w io.Writer, d app.Damage) {
+	for i := len(d.Findings) - 1; i >= max(0, len(d.Findings)-5); i-- {
+		f := d.Findings[i]
+		tables := ""
+		if len(f.Tables) > 0 {
+			tables = " (" + strings.Join(f.Tables, ", ") + ")"
+		}
+		fmt.Fprintf(w, "damage\t%s, %s: %s, %s%s\n", ago(f.At), f.File, f.Cause, f.Outcome, tables)
+	}
+	if n := len(d.Findings); n > 5 {
+		fmt.Fprintf(w, "\tand %d earlier; rollcall status --json lists them\n", n-5)
+	}
+	for _, table := range slices.Sorted(maps.Keys(d.SetAside)) {
+		fmt.Fprintf(w, "unreadable\t%d items of %s are passed over\n", d.SetAside[table], table)
+	}
 }
 
 func newKeys(t *target) *cobra.Command {

@@ -98,7 +98,7 @@ Or see all of it at once, with nothing to set up:
 		&cobra.Group{ID: "set", Title: "Set up:"})
 	target := &target{}
 	root.AddCommand(
-		newServe(), newDemo(), newReceive(), newBench(),
+		newServe(), newDemo(), newReceive(), newBench(), newData(),
 		newSession(target), newTail(target), newStatus(target),
 		newClient(target), newCA(target), newSubscription(target), newKeys(target), newConfig(), newVersion(),
 	)

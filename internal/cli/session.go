@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -52,6 +53,7 @@ type transitionJSON struct {
 	Method    string        `json:"method"`
 	Node      string        `json:"node"`
 	Boot      uint64        `json:"boot"`
+	Skipped   uint64        `json:"skipped,omitempty"`
 	Reason    string        `json:"reason,omitempty"`
 	Evidence  *evidenceJSON `json:"evidence,omitempty"`
 }
@@ -218,6 +220,9 @@ func sessionHistory(t *target) *cobra.Command {
 				reason, evidence := "", ""
 				if tr.Evidence != nil {
 					reason, evidence = tr.Reason, tr.Evidence.String()
+				}
+				if tr.Skipped > 0 {
+					evidence = strings.TrimSpace(fmt.Sprintf("%s (a part of the store was lost: %d numbers before this one were skipped)", evidence, tr.Skipped))
 				}
 				fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", tr.Number, tr.Kind, tr.Time.Format("2006-01-02T15:04:05.0000000Z"), tr.Remote, reason, evidence)
 			}

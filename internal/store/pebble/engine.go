@@ -89,6 +89,7 @@ type Stats struct {
 	Refused   uint64 // batches that failed with ErrFull
 	Stalls    uint64 // times that commits had to wait for tables to be written
 	Written   uint64 // bytes written to disk, compactions included
+	Starved   uint64 // times that a file could not be opened for want of descriptors
 }
 
 // Stats returns the present counts.
@@ -100,6 +101,7 @@ func (e *Engine) Stats() Stats {
 		Refused:   e.counts.refused.Load(),
 		Stalls:    e.counts.stalls.Load(),
 		Written:   e.disk.written.Load(),
+		Starved:   e.disk.starvations.Load(),
 	}
 }
 
