@@ -149,7 +149,18 @@ func (q *Queue) judge(ctx context.Context, a *attempt, r Result, began time.Time
 	if r.Verdict == 0 { // a destination that does not keep its contract has not delivered
 		r.Verdict, r.Outcome = TryLater, GenericError
 	}
-	q.health.observe(&q.d.set.Probation, r, now)
+	if a.destination != q.sub.Destination && r.Verdict != Delivered {
+		// What a replaced destination says tells nothing about the present one,
+		// which has not been asked yet: this was no attempt.
+		q.ready.unshift(a.items)
+		q.kick(now)
+		q.mu.Unlock()
+		return
+	}
+	current := a.destination == q.sub.Destination
+	if current {
+		q.health.observe(&q.d.set.Probation, r, now)
+	}
 	q.tally.observe(r, now)
 	if r.Verdict == Delivered {
 		q.tally.delivered += uint64(len(a.items))

@@ -23,7 +23,9 @@
 // cursor and have a retry record are left to the record.
 //
 // Changes of a subscription. Destination, schema, batching, limits and
-// dead-lettering apply to pending events too, from their next attempt on. A
+// dead-lettering apply to pending events too, from their next attempt on; an
+// answer of a destination that was replaced meanwhile counts only if it took the
+// events. A
 // changed filter applies to events accepted afterwards, because the matching
 // subscriptions are part of a stored event. A paused subscription accumulates:
 // attempts in flight end, no new one starts, times to live keep running and are

@@ -325,7 +325,7 @@ func (q *Queue) set(s Subscription) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if s.Destination != q.sub.Destination {
-		q.health = health{}
+		q.health, q.throttle = health{}, throttle{}
 	}
 	if s.RatePerMinute != q.sub.RatePerMinute {
 		q.throttle = throttle{}

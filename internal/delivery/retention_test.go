@@ -267,10 +267,10 @@ func TestLogIsAccountedForAfterACrash(t *testing.T) {
 	})
 }
 
-// wait returns once a condition holds, and fails after a minute.
+// wait returns once a condition holds, and fails after 20 seconds.
 func wait(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !holds(); {
+	for end := time.Now().Add(20 * time.Second); !holds(); {
 		if time.Now().After(end) {
 			t.Fatalf("in vain: %s", what)
 		}

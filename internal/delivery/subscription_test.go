@@ -115,6 +115,38 @@ func TestChangedDestinationTakesPendingEvents(t *testing.T) {
 	})
 }
 
+// Answers that a replaced destination still gives say nothing about the new
+// one: it is not put on probation for them, and no event is given up.
+func TestAnswersOfAReplacedDestination(t *testing.T) {
+	for name, answer := range map[string]delivery.Result{
+		"failures": {Verdict: delivery.TryLater, Outcome: delivery.NotFound}, "refusals": delivery.OfStatus(401),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, h *harness) {
+				old, other := h.fake(), h.fake()
+				old.answer = func(context.Context, delivery.Attempt) delivery.Result {
+					time.Sleep(time.Second)
+					return answer
+				}
+				h.start(h.sub(1, old))
+				ids := h.publish(20, 1) // more than what begins a probation
+				h.put(h.sub(1, other))
+				h.sleep(2 * time.Second)
+				onceEach(t, other, 1, ids...)
+				for _, s := range other.attempts() {
+					if s.earlier != 0 {
+						t.Errorf("an event reached the new destination with %d earlier attempts", s.earlier)
+					}
+				}
+				got := h.queues[1].Tally()
+				if got.Delivered != 20 || len(got.Dropped) != 0 || !got.ProbationUntil.IsZero() || got.LastError != nil {
+					t.Errorf("tally %+v", got)
+				}
+			})
+		})
+	}
+}
+
 func TestRemove(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *harness) {
 		f := h.fake()
