@@ -60,7 +60,7 @@ func (q *Queue) next(ctx context.Context, first bool) *attempt {
 // attempt. The queue is locked.
 func (q *Queue) mayAttempt(now time.Time) bool {
 	return q.live() && !q.sub.Paused && q.ready.len() > 0 && q.heldUntil(now).IsZero() &&
-		(q.running == 1 || !q.health.onProbation() && q.d.mayKeep(q.running))
+		(q.running == 1 || !q.health.single() && q.d.mayKeep(q.running))
 }
 
 // leave accounts for the end of a worker. The queue is locked.
@@ -159,7 +159,7 @@ func (q *Queue) judge(ctx context.Context, a *attempt, r Result, began time.Time
 	}
 	current := a.destination == q.sub.Destination
 	if current {
-		q.health.observe(&q.d.set.Probation, r, now)
+		q.health.observe(&q.d.set.Probation, r, began, now, q.d.set.RetryAfterCap)
 	}
 	q.tally.observe(r, now)
 	if r.Verdict == Delivered {

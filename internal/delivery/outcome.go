@@ -58,7 +58,7 @@ type Result struct {
 	Verdict    Verdict
 	Outcome    Outcome
 	Status     int           // HTTP status, or 0 where none came
-	RetryAfter time.Duration // what the destination asked for, or 0
+	RetryAfter time.Duration // how long the destination asked to be left alone, or 0
 	Detail     string        // for operators; no URL, query or body
 }
 

@@ -218,7 +218,7 @@ func (q *Queue) kick(now time.Time) {
 func (q *Queue) heldUntil(now time.Time) time.Time {
 	var until time.Time
 	if q.health.remaining(now) > 0 {
-		until = q.health.until
+		until = q.health.heldUntil()
 	}
 	if t := q.throttle.next; t.After(now) && t.After(until) {
 		until = t
@@ -232,7 +232,7 @@ func (q *Queue) grow(now time.Time) {
 		return
 	}
 	for q.ready.len() > q.starting && q.running < q.d.set.MaxInFlight {
-		if q.running > 0 && (q.health.onProbation() || !q.d.mayGrow(q.running)) {
+		if q.running > 0 && (q.health.single() || !q.d.mayGrow(q.running)) {
 			return
 		}
 		q.running++

@@ -46,24 +46,41 @@ func (p *ProbationSettings) window(o Outcome) time.Duration {
 type health struct {
 	failures int           // consecutive failures of kinds that count
 	window   time.Duration // current probation window, 0: not on probation
-	until    time.Time     // nothing is attempted before
+	until    time.Time     // while on probation: nothing is attempted before
+
+	// asked is until when the destination asked to be left alone, the zero time
+	// if it did not or has answered a probe since.
+	asked time.Time
 }
 
-// onProbation reports whether at most one attempt may be under way.
+// onProbation reports whether the destination is held back for its failures.
 func (h *health) onProbation() bool { return h.window > 0 }
+
+// single reports whether at most one attempt may be under way.
+func (h *health) single() bool { return h.onProbation() || !h.asked.IsZero() }
+
+// heldUntil is the time before which nothing may be attempted; it may be past.
+func (h *health) heldUntil() time.Time {
+	if h.onProbation() && h.until.After(h.asked) {
+		return h.until
+	}
+	return h.asked
+}
 
 // remaining is how long nothing may be attempted.
 func (h *health) remaining(now time.Time) time.Duration {
-	if h.window == 0 {
+	if !h.single() {
 		return 0
 	}
-	return max(0, h.until.Sub(now))
+	return max(0, h.heldUntil().Sub(now))
 }
 
-// observe learns from the result of an attempt that ended at now.
-func (h *health) observe(p *ProbationSettings, r Result, now time.Time) {
+// observe learns from the result of an attempt that began and ended then. What
+// an answer asks for is at most wait.
+func (h *health) observe(p *ProbationSettings, r Result, began, now time.Time, wait time.Duration) {
+	h.heed(r, began, now, wait)
 	if r.Verdict == Delivered {
-		*h = health{}
+		*h = health{asked: h.asked}
 		return
 	}
 	first := p.window(r.Outcome)
@@ -79,5 +96,20 @@ func (h *health) observe(p *ProbationSettings, r Result, now time.Time) {
 	case !now.Before(h.until): // a probe; answers to older attempts change nothing
 		h.window = min(2*h.window, p.Cap)
 		h.until = now.Add(h.window)
+	}
+}
+
+// heed does what an answer with Retry-After asks for: the destination is left
+// alone, not only the event (HTTP 1.1 Web Hooks for Event Delivery, 2.2). Then
+// one attempt is made, whose answer decides how it goes on; answers to attempts
+// that were under way before change nothing.
+func (h *health) heed(r Result, began, now time.Time, wait time.Duration) {
+	switch {
+	case r.Verdict != Delivered && r.RetryAfter > 0:
+		if until := now.Add(min(r.RetryAfter, wait)); until.After(h.asked) {
+			h.asked = until
+		}
+	case !began.Before(h.asked):
+		h.asked = time.Time{}
 	}
 }

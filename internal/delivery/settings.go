@@ -22,7 +22,8 @@ type Settings struct {
 	BusyFloor time.Duration `yaml:"busyFloor"`
 	// TimeoutFloor is the least delay after status 408. Default 2m.
 	TimeoutFloor time.Duration `yaml:"timeoutFloor"`
-	// RetryAfterCap bounds how far a Retry-After is honoured. Default 1h.
+	// RetryAfterCap bounds how long a destination is left alone that asks for it
+	// with Retry-After. Default 1h.
 	RetryAfterCap time.Duration `yaml:"retryAfterCap"`
 
 	// Probation is how unhealthy destinations are held back.

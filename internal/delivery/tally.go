@@ -165,7 +165,7 @@ func (q *Queue) Tally() Tally {
 		t.OldestPending = q.oldest()
 	}
 	if q.health.remaining(q.d.clock.Now()) > 0 {
-		t.ProbationUntil = q.health.until
+		t.ProbationUntil = q.health.heldUntil()
 	}
 	return t
 }

@@ -60,6 +60,53 @@ func TestScheduleUntilTimeToLive(t *testing.T) {
 	})
 }
 
+// http-webhook 1.0.2, 2.2: Retry-After holds the destination back, not one
+// event. Then one attempt is made, and if it succeeds the rest.
+func TestRetryAfterHoldsTheDestination(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *harness) {
+		f := h.fake()
+		busy := true
+		f.answer = func(ctx context.Context, a delivery.Attempt) delivery.Result {
+			time.Sleep(100 * time.Millisecond)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if !busy || a.Events[0].ID == "event-0001" { // a success that was under way changes nothing
+				return delivery.OfStatus(200)
+			}
+			return with(delivery.OfStatus(429), 20*time.Second)
+		}
+		h.start(h.sub(1, f))
+		ids := h.publish(4, 1)
+		h.sleep(time.Second)
+		if got := h.queues[1].Tally(); got.ProbationUntil.Sub(h.began) != 20*time.Second+100*time.Millisecond {
+			t.Errorf("nothing is attempted before %v", got.ProbationUntil)
+		}
+		for range 15 { // new events and old ones wait
+			ids = append(ids, h.publish(2, 1)...)
+			h.sleep(time.Second)
+		}
+		if n := len(f.attempts()); n != 4 {
+			t.Errorf("%d attempts in spite of Retry-After", n-4)
+		}
+		h.sleep(5 * time.Second) // one probe, which is told to wait
+		if n := len(f.attempts()); n != 5 {
+			t.Errorf("%d probes after the time that was asked for, want 1", n-4)
+		}
+		f.mu.Lock()
+		busy = false
+		f.mu.Unlock()
+		h.sleep(20 * time.Second)
+		at := times(f.attempts())
+		if probe, next := at[5], at[6]; next-probe != 100*time.Millisecond {
+			t.Errorf("attempts at %v: the rest did not wait for the probe", at[4:])
+		}
+		h.sleep(time.Hour)
+		if got := h.queues[1].Tally(); got.Delivered != uint64(len(ids)) || !got.ProbationUntil.IsZero() {
+			t.Errorf("in the end: %+v", got)
+		}
+	})
+}
+
 func TestDelaysByAnswer(t *testing.T) {
 	for _, c := range []struct {
 		name string
