@@ -9,22 +9,18 @@
 package webhook
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"rollcall/internal/clock"
-	"rollcall/internal/delivery"
 	"rollcall/internal/fault"
 )
 
@@ -52,9 +48,6 @@ type Options struct {
 	Resolver *net.Resolver
 }
 
-// maxAnswer is how much of an answer is read, in bytes.
-const maxAnswer = 64 << 10
-
 // userAgent names us to receivers.
 const userAgent = "rollcall"
 
@@ -67,6 +60,9 @@ type Client struct {
 	origin  string
 	origins []string // origin as a header value
 	rate    int
+
+	drains   chan struct{}  // one for each answer being drained
+	draining sync.WaitGroup // their goroutines
 }
 
 // New checks the options and returns a Client.
@@ -101,15 +97,22 @@ func New(o Options) (*Client, error) {
 		dialer.Control = o.Rules.control
 	}
 	t := &http.Transport{
-		DialContext:           dialer.DialContext,
+		DialContext:           dial(o.Clock, dialer.DialContext),
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.RootCAs},
 		TLSHandshakeTimeout:   10 * time.Second,
 		ForceAttemptHTTP2:     true,
 		MaxIdleConns:          1024,
 		MaxIdleConnsPerHost:   o.IdlePerHost,
-		IdleConnTimeout:       90 * time.Second,
+		IdleConnTimeout:       longestIdle, // see conn
 		ExpectContinueTimeout: time.Second,
 		DisableCompression:    true, // answers are not used
+
+		// A receiver decides how much it answers and we how much we take.
+		MaxResponseHeaderBytes: maxHeaders,
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerConnection: 64 << 10, MaxReceiveBufferPerStream: 16 << 10, MaxReadFrameSize: 16 << 10,
+			MaxDecoderHeaderTableSize: 4 << 10,
+		},
 	}
 	if o.Proxy != nil {
 		t.Proxy = http.ProxyURL(o.Proxy)
@@ -117,82 +120,21 @@ func New(o Options) (*Client, error) {
 	return &Client{
 		rules: o.Rules, clock: o.Clock, timeout: o.ResponseTimeout, origin: o.Origin,
 		origins: []string{o.Origin}, rate: o.RequestRate,
-		http: t,
+		http: t, drains: make(chan struct{}, maxDrains),
 	}, nil
 }
 
-// Close drops idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+// Close drops idle connections and waits, for some seconds at most, for answers
+// that are still being read.
+func (c *Client) Close() {
+	c.draining.Wait()
+	c.http.CloseIdleConnections()
+}
 
 // Check judges an endpoint URL; see Rules.Parse.
 func (c *Client) Check(target, endpoint string) *fault.Error {
 	_, err := c.rules.Parse(target, endpoint)
 	return err
-}
-
-// answer is what came back of one request.
-type answer struct {
-	status int
-	header http.Header
-	body   []byte // its first maxAnswer bytes at most
-}
-
-// errNoAnswer is why a request was given up.
-var errNoAnswer = errors.New("no answer in time")
-
-// do makes one request.
-func (c *Client) do(ctx context.Context, r *http.Request, wantBody bool) (answer, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	timer := c.clock.AfterFunc(c.timeout, func() { cancel(errNoAnswer) })
-	defer timer.Stop()
-	a, err := c.roundTrip(r.WithContext(ctx), wantBody)
-	if err != nil && errors.Is(context.Cause(ctx), errNoAnswer) {
-		err = errNoAnswer
-	}
-	return a, err
-}
-
-func (c *Client) roundTrip(r *http.Request, wantBody bool) (answer, error) {
-	resp, err := c.http.RoundTrip(r)
-	if err != nil {
-		return answer{}, err
-	}
-	defer resp.Body.Close()
-	a := answer{status: resp.StatusCode, header: resp.Header}
-	limited := io.LimitReader(resp.Body, maxAnswer)
-	if wantBody {
-		a.body, err = io.ReadAll(limited)
-	} else {
-		// Read to the end, so that the connection can be used again. The
-		// status is the answer; a body that breaks off changes nothing.
-		_, _ = io.Copy(io.Discard, limited)
-	}
-	return a, err
-}
-
-// outcome judges a failed request.
-func outcome(ctx context.Context, err error) delivery.Result {
-	r := delivery.Result{Verdict: delivery.TryLater, Outcome: delivery.SocketError, Detail: "connection failed"}
-	var (
-		dns     *net.DNSError
-		timeout interface{ Timeout() bool }
-		cert    *tls.CertificateVerificationError
-	)
-	switch {
-	case ctx.Err() != nil:
-		return delivery.Result{}
-	case errors.Is(err, errTarget):
-		r.Outcome, r.Detail = delivery.Disabled, errTarget.Error()
-	case errors.As(err, &dns):
-		r.Outcome, r.Detail = delivery.ResolutionError, "the host name cannot be resolved"
-	case errors.Is(err, errNoAnswer), errors.Is(err, os.ErrDeadlineExceeded),
-		errors.As(err, &timeout) && timeout.Timeout():
-		r.Outcome, r.Detail = delivery.TimedOut, "no answer in time"
-	case errors.As(err, &cert):
-		r.Detail = "the server's certificate is not trusted"
-	}
-	return r
 }
 
 // retryAfter reads a Retry-After header: seconds or a date. Zero if there is

@@ -129,7 +129,9 @@ func (d *Destination) request(method string, payload []byte) *http.Request {
 	r.Header["User-Agent"] = agents
 	if len(payload) > 0 {
 		r.Body = io.NopCloser(bytes.NewReader(payload))
-		// A connection that the server had closed is replaced unnoticed.
+		// A connection that the server had closed is replaced unnoticed. That a
+		// POST may be sent again has to be said; an empty list is no header.
+		r.Header["X-Idempotency-Key"] = nil
 		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(payload)), nil }
 	}
 	return r

@@ -1,0 +1,157 @@
+package webhook
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+
+	"rollcall/internal/delivery"
+)
+
+// Bounds of an answer.
+const (
+	maxAnswer  = 64 << 10 // bytes of its body that are read
+	maxHeaders = 64 << 10 // bytes of its header
+
+	// An answer's body that nobody needs is read to its end, so that the
+	// connection can be used again, unless that takes long.
+	drainWithin = idleLimit
+	maxDrains   = 256 // at a time; beyond it connections are closed instead
+)
+
+// answer is what came back of one request.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte // its first maxAnswer bytes at most, if it was wanted
+}
+
+// errNoAnswer is why a request was given up.
+var errNoAnswer = errors.New("no answer in time")
+
+// do makes one request. Unless the body is wanted, the status is the answer and
+// is not kept waiting for the rest. The error is set only where no answer came.
+func (c *Client) do(ctx context.Context, r *http.Request, wantBody bool) (answer, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := c.clock.AfterFunc(c.timeout, func() { cancel(errNoAnswer) })
+	resp, used, err := c.send(ctx, r)
+	if err != nil {
+		timer.Stop()
+		if errors.Is(context.Cause(ctx), errNoAnswer) {
+			err = errNoAnswer
+		}
+		cancel(nil)
+		return answer{}, err
+	}
+	a := answer{status: resp.StatusCode, header: resp.Header}
+	if wantBody {
+		a.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		if err != nil && errors.Is(context.Cause(ctx), errNoAnswer) {
+			err = errNoAnswer
+		}
+	}
+	timer.Stop()
+	c.drain(resp, used, cancel)
+	return a, err
+}
+
+// sends is how often a request is sent at most because connections that had
+// been used before, and were kept, turned out to be closed.
+const sends = 3
+
+// send makes a request and returns the answer and the connection that it came
+// on, if that is one of ours. That a kept connection was closed meanwhile is
+// nobody's fault: the request is sent again on another, which net/http does for
+// HTTP/1 and not for HTTP/2.
+func (c *Client) send(ctx context.Context, r *http.Request) (resp *http.Response, used *conn, err error) {
+	for n := 1; ; n++ {
+		var reused bool
+		used = nil
+		trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+			used.done(0)
+			used, reused = ours(i.Conn), i.Reused
+			if used != nil {
+				used.begin()
+			}
+		}}
+		again := r.WithContext(httptrace.WithClientTrace(ctx, trace))
+		if r.GetBody != nil && n > 1 {
+			if again.Body, err = r.GetBody(); err != nil {
+				return nil, nil, err
+			}
+		}
+		resp, err = c.http.RoundTrip(again)
+		if err == nil {
+			return resp, used, nil
+		}
+		used.done(0)
+		if !reused || n == sends || ctx.Err() != nil || errors.Is(err, errTarget) {
+			return nil, nil, err
+		}
+	}
+}
+
+// done ends the use of a connection; c may be nil.
+func (c *conn) done(proto int) {
+	if c != nil {
+		c.end(idleFor(proto, nil))
+	}
+}
+
+// drain disposes of the rest of an answer, without its caller.
+func (c *Client) drain(resp *http.Response, used *conn, cancel context.CancelCauseFunc) {
+	finish := func() {
+		_ = resp.Body.Close() // the answer has been taken
+		cancel(nil)
+		if used != nil {
+			used.end(idleFor(resp.ProtoMajor, resp.Header))
+		}
+	}
+	if resp.Body == http.NoBody {
+		finish()
+		return
+	}
+	select {
+	case c.drains <- struct{}{}:
+	default: // a connection is cheaper than another goroutine
+		cancel(nil)
+		finish()
+		return
+	}
+	late := c.clock.AfterFunc(drainWithin, func() { cancel(errNoAnswer) })
+	c.draining.Go(func() {
+		_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer) // what breaks off changes nothing
+		late.Stop()
+		finish()
+		<-c.drains
+	})
+}
+
+// outcome judges a failed request.
+func outcome(ctx context.Context, err error) delivery.Result {
+	r := delivery.Result{Verdict: delivery.TryLater, Outcome: delivery.SocketError, Detail: "connection failed"}
+	var (
+		dns     *net.DNSError
+		timeout interface{ Timeout() bool }
+		cert    *tls.CertificateVerificationError
+	)
+	switch {
+	case ctx.Err() != nil:
+		return delivery.Result{}
+	case errors.Is(err, errTarget):
+		r.Outcome, r.Detail = delivery.Disabled, errTarget.Error()
+	case errors.As(err, &dns):
+		r.Outcome, r.Detail = delivery.ResolutionError, "the host name cannot be resolved"
+	case errors.Is(err, errNoAnswer), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.As(err, &timeout) && timeout.Timeout():
+		r.Outcome, r.Detail = delivery.TimedOut, "no answer in time"
+	case errors.As(err, &cert):
+		r.Detail = "the server's certificate is not trusted"
+	}
+	return r
+}
