@@ -56,6 +56,7 @@ func (r Rules) Parse(target, endpoint string) (*url.URL, *fault.Error) {
 	case u.Fragment != "":
 		return nil, fault.At(target, "The endpoint URL must not contain a fragment.")
 	}
+	u.RawQuery = encodeQuery(u.RawQuery)
 	if ip, err := netip.ParseAddr(u.Hostname()); err == nil {
 		if err := r.check(ip); err != nil {
 			return nil, fault.At(target, "%v: %v.", ip, err)
@@ -65,6 +66,23 @@ func (r Rules) Parse(target, endpoint string) (*url.URL, *fault.Error) {
 		return nil, fault.At(target, "The host is localhost: %v.", errTarget)
 	}
 	return u, nil
+}
+
+// encodeQuery encodes what must not be in a query as it is (RFC 3986, 3.4) and
+// what was meant is plain: blanks, letters beyond ASCII, quotes and the like. What
+// is encoded already stays so.
+func encodeQuery(query string) string {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := range len(query) {
+		c := query[i]
+		if c > ' ' && c < 0x7F && strings.IndexByte("\"<>\\^`{|}", c) < 0 {
+			b.WriteByte(c)
+			continue
+		}
+		b.WriteString(string([]byte{'%', hex[c>>4], hex[c&15]}))
+	}
+	return b.String()
 }
 
 // metadata is the addresses at which clouds tell a machine its secrets and
