@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"rollcall/internal/config"
+	"rollcall/internal/mqtt/broker"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/mqtt/topic"
@@ -34,4 +35,15 @@ func sessionConfig(c config.Config) session.Config {
 		s.ExpiryZeroNever = true
 	}
 	return s
+}
+
+// fullQueue is the policy that a setting, which has been validated, names.
+func fullQueue(name string) broker.FullQueue {
+	switch name {
+	case "dropOldest":
+		return broker.DropOldest
+	case "dropNewest":
+		return broker.DropNewest
+	}
+	return broker.EndSession
 }

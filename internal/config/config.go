@@ -118,8 +118,11 @@ type MQTT struct {
 	MaxInflight      int           `yaml:"maxInflight"`      // unacknowledged messages to one client; default 100
 	QueueMessages    int           `yaml:"queueMessages"`    // waiting for one client, 1 to 65,000; default 1000; azure: 100
 	QueueBytes       int           `yaml:"queueBytes"`       // default 8 MiB; azure: 1 MiB
-	OutputBytes      int           `yaml:"outputBytes"`      // unsent bytes before a client counts as slow; default 1 MiB
-	Retained         Retained      `yaml:"retained"`
+	// FullQueue is what becomes of messages for a stored session whose queue is
+	// full: dropOldest (default), dropNewest or endSession (azure).
+	FullQueue   string   `yaml:"fullQueue"`
+	OutputBytes int      `yaml:"outputBytes"` // unsent bytes before a client counts as slow; default 1 MiB
+	Retained    Retained `yaml:"retained"`
 }
 
 // Retained bounds the retained messages of a namespace.
@@ -179,7 +182,7 @@ func Default(p Profile) Config {
 		MQTT: MQTT{
 			MaxConnections: 100_000, ConnectTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 			MaxPacketSize: 1 << 20, ReceiveMaximum: 1000, TopicAliases: 10, ServerAliases: 10, MaxClientID: 512, MaxTopicLevels: 128, MaxSubscriptions: 10_000,
-			MaxInflight: 100, QueueMessages: 1000, QueueBytes: 8 << 20, OutputBytes: 1 << 20,
+			MaxInflight: 100, QueueMessages: 1000, QueueBytes: 8 << 20, FullQueue: "dropOldest", OutputBytes: 1 << 20,
 			Retained: Retained{Messages: 1_000_000, Bytes: 1 << 30, MessageBytes: 8 << 20},
 		},
 		Ledger:          Ledger{Age: 30 * 24 * time.Hour, Bytes: 1 << 30},
@@ -194,7 +197,7 @@ func Default(p Profile) Config {
 		c.Listen.MQTT = nil
 		c.MQTT.MaxPacketSize, c.MQTT.MaxKeepAlive, c.MQTT.MaxClientID = 512<<10, 1160, 128
 		c.MQTT.MaxTopicBytes, c.MQTT.MaxTopicLevels, c.MQTT.MaxSubscriptions = 256, 15, 50
-		c.MQTT.QueueMessages, c.MQTT.QueueBytes = 100, 1<<20
+		c.MQTT.QueueMessages, c.MQTT.QueueBytes, c.MQTT.FullQueue = 100, 1<<20, "endSession"
 		c.MQTT.ServerAliases, c.MQTT.MaxSessionExpiry, c.MQTT.MaxWillDelay = 0, time.Hour, 5*time.Minute
 		c.MQTT.Retained = Retained{Messages: 10_000, Bytes: 640 << 20, MessageBytes: 64 << 10}
 	}
@@ -365,6 +368,11 @@ func (v *validation) mqtt() {
 	v.count("mqtt.maxInflight", m.MaxInflight, 1, 65535)
 	v.count("mqtt.queueMessages", m.QueueMessages, 1, 65_000)
 	v.count("mqtt.queueBytes", m.QueueBytes, 1<<10, 1<<32)
+	switch m.FullQueue {
+	case "dropOldest", "dropNewest", "endSession":
+	default:
+		v.check(false, "mqtt.fullQueue", "%q is none of dropOldest, dropNewest and endSession", m.FullQueue)
+	}
 	v.count("mqtt.outputBytes", m.OutputBytes, 4<<10, 1<<30)
 	v.count("mqtt.serverAliases", m.ServerAliases, 0, 65535)
 	v.count("mqtt.loops", m.Loops, -1, 1024)

@@ -57,7 +57,7 @@ func servers(t *testing.T) map[string][]*driver {
 		c.MQTT.ReceiveMaximum, c.MQTT.TopicAliases, c.MQTT.ServerAliases, c.MQTT.MaxKeepAlive = 2, 0, 0, 1
 		c.MQTT.MaxSessionExpiry, c.MQTT.MaxWillDelay = 2*time.Second, time.Second
 		c.MQTT.MaxClientID, c.MQTT.MaxTopicBytes, c.MQTT.MaxTopicLevels, c.MQTT.MaxSubscriptions = 23, 20, 4, 2
-		c.MQTT.QueueMessages = 3
+		c.MQTT.QueueMessages, c.MQTT.FullQueue = 3, "endSession"
 	})
 	azure := servertest.Start(t, func(c *config.Config) {
 		a := config.Default(config.Azure)

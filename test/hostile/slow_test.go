@@ -21,7 +21,7 @@ import (
 
 // reluctant are settings under which a subscriber is soon too slow.
 const reluctant = `
-mqtt: {connectTimeout: 2s, loops: %d, outputBytes: 65536, maxInflight: 50, queueMessages: 4000, queueBytes: 4194304}
+mqtt: {connectTimeout: 2s, loops: %d, outputBytes: 65536, maxInflight: 50, queueMessages: 4000, queueBytes: 4194304, fullQueue: endSession}
 storage: {lowWater: 67108864, reserve: 16777216}
 log: {level: error}
 `

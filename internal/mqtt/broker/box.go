@@ -2,7 +2,6 @@ package broker
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -43,9 +42,15 @@ type box struct {
 	ids      idSet
 	messages int
 	bytes    int64
-	received map[uint16]bool // inbound QoS 2 identifiers; whether stored
-	storing  int             // messages with such that are being stored
-	settled  chan struct{}   // closed when there are none; nil: nobody waits
+	expiring expiring
+	dropped  uint64           // messages, since the start, because the queue was full
+	victims  []stored.Waiting // the oldest that may be dropped, as far as is known
+	// fruitless: there were none when somebody looked, and nothing has been
+	// settled since.
+	fruitless bool
+	received  map[uint16]bool // inbound QoS 2 identifiers; whether stored
+	storing   int             // messages with such that are being stored
+	settled   chan struct{}   // closed when there are none; nil: nobody waits
 
 	out       map[uint16]delivered // given to conn and not settled
 	sent      map[uint16]bool      // sent over the last connection; whether released
@@ -60,12 +65,9 @@ type box struct {
 
 // delivered is a queue entry that a connection has been given.
 type delivered struct {
-	ref  stored.Ref
-	size int
+	ref stored.Ref
+	charge
 }
-
-// entryOverhead is what a message counts for beside its content.
-const entryOverhead = 64
 
 func (b *Broker) newBox(rl *realm, meta stored.Session) *box {
 	return &box{b: b, realm: rl, name: meta.Name, key: meta.Key(), meta: meta, last: b.store.Start()}
@@ -124,79 +126,6 @@ func (bx *box) online() *conn {
 	return bx.conn
 }
 
-// Why a message is not stored for a session.
-var (
-	errOverflow = errors.New("broker: the session's queue is full")
-	errDead     = errors.New("broker: the session has ended")
-)
-
-// reserve takes a packet identifier for a message that is to be stored for the
-// session. The box has been loaded.
-func (bx *box) reserve(size int) (id uint16, err error) {
-	bx.mu.Lock()
-	defer bx.mu.Unlock()
-	if bx.dead {
-		return 0, errDead
-	}
-	cfg := &bx.b.cfg
-	if bx.messages >= min(cfg.QueueMessages, idsMax) || bx.messages > 0 && bx.bytes+int64(size) > int64(cfg.QueueBytes) {
-		return 0, errOverflow
-	}
-	bx.messages++
-	bx.queued.Store(int32(bx.messages))
-	bx.bytes += int64(size)
-	return bx.ids.take(), nil
-}
-
-// unreserve gives back what reserve took.
-func (bx *box) unreserve(id uint16, size int) {
-	bx.mu.Lock()
-	defer bx.mu.Unlock()
-	bx.release(id, size)
-}
-
-func (bx *box) release(id uint16, size int) {
-	bx.ids.drop(id)
-	bx.messages--
-	bx.queued.Store(int32(bx.messages))
-	bx.bytes -= int64(size)
-}
-
-// isLoaded reports whether the queue's size and identifiers are known.
-func (bx *box) isLoaded() bool {
-	bx.mu.Lock()
-	defer bx.mu.Unlock()
-	return bx.loaded
-}
-
-// load finds out how much is in the queue. It reads the store; only the loader
-// calls it.
-func (bx *box) load() error {
-	if bx.isLoaded() {
-		return nil
-	}
-	n, size, ids, err := bx.b.store.Count(bx.key)
-	if err != nil {
-		return fmt.Errorf("read the queue of session %s: %w", bx.name, err)
-	}
-	inbound, err := bx.b.store.Inbound(bx.key)
-	if err != nil {
-		return fmt.Errorf("read the identifiers of session %s: %w", bx.name, err)
-	}
-	bx.mu.Lock()
-	defer bx.mu.Unlock()
-	bx.messages, bx.bytes = n, size
-	bx.queued.Store(int32(n))
-	for _, id := range ids {
-		bx.ids.add(id)
-	}
-	for _, id := range inbound {
-		bx.receive(id, true)
-	}
-	bx.loaded = true
-	return nil
-}
-
 // receive notes a QoS 2 identifier of the client's.
 func (bx *box) receive(id uint16, stored bool) {
 	if bx.received == nil {
@@ -208,16 +137,16 @@ func (bx *box) receive(id uint16, stored bool) {
 // committed is told, in commit order, that an entry of the queue is durable,
 // and gives it to the connection if that has been given everything before and
 // has room.
-func (bx *box) committed(r *round, ref stored.Ref, d *session.Input, size int) {
+func (bx *box) committed(r *round, ref stored.Ref, d *session.Input, q charge) {
 	a := takeActions()
-	c := bx.offer(r, ref, d, size, a)
+	c := bx.offer(r, ref, d, q, a)
 	if c != nil {
 		c.perform(r, a)
 	}
 	a.put()
 }
 
-func (bx *box) offer(r *round, ref stored.Ref, d *session.Input, size int, a *actions) *conn {
+func (bx *box) offer(r *round, ref stored.Ref, d *session.Input, q charge, a *actions) *conn {
 	bx.mu.Lock()
 	defer bx.mu.Unlock()
 	at := ref.Cursor()
@@ -241,7 +170,7 @@ func (bx *box) offer(r *round, ref stored.Ref, d *session.Input, size int, a *ac
 		bx.behind = true
 		return nil
 	}
-	bx.given(ref, d.PacketID, size, true)
+	bx.given(ref, d.PacketID, q, true)
 	return c
 }
 
@@ -252,14 +181,17 @@ func after(a, b stored.Cursor) bool {
 
 // given notes that the connection has been given an entry, and all before it
 // if it was next.
-func (bx *box) given(ref stored.Ref, id uint16, size int, next bool) {
+func (bx *box) given(ref stored.Ref, id uint16, q charge, next bool) {
 	if next {
 		bx.cursor = ref.Cursor()
+	}
+	for len(bx.victims) > 0 && !after(ref.Cursor(), bx.victims[0].Ref.Cursor()) {
+		bx.victims = bx.victims[1:]
 	}
 	if bx.out == nil {
 		bx.out = make(map[uint16]delivered)
 	}
-	bx.out[id] = delivered{ref, size}
+	bx.out[id] = delivered{ref, q}
 }
 
 // give hands a connection a message of its queue, or reports that it has no
@@ -295,7 +227,7 @@ func (bx *box) settle(by *conn, id uint16) {
 	}
 	delete(bx.out, id)
 	delete(bx.sent, id)
-	bx.release(id, d.size)
+	bx.release(id, d.charge)
 	bx.b.store.Settle(bx.key, d.ref) // under the lock: it is in out, or settled
 	c := bx.conn
 	bx.mu.Unlock()
@@ -315,6 +247,12 @@ func (bx *box) released(c *conn, id uint16, token uint64, a *actions) {
 		bx.sent = make(map[uint16]bool)
 	}
 	bx.sent[id] = true
+	if ok { // only the identifier is kept
+		bx.bytes -= int64(d.size)
+		bx.expiring.remove(d.expires, d.size)
+		d.charge = charge{}
+		bx.out[id] = d
+	}
 	bx.mu.Unlock()
 	if !ok {
 		a.tokens = append(a.tokens, settled{token: token})

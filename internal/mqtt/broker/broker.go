@@ -141,6 +141,9 @@ type Options struct {
 	// OutputBytes is how much may wait for a client that reads slowly before
 	// QoS 0 messages to it are dropped and QoS 1 ones queue. Default 1 MiB.
 	OutputBytes int
+	// FullQueue is what becomes of messages for a stored session whose queue is
+	// full. Default EndSession.
+	FullQueue FullQueue
 	// Loops is how many event loops serve plain TCP, on systems that have
 	// them; a connection belongs to one. Default one per core; below 0 none,
 	// and every connection has a goroutine.

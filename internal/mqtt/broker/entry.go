@@ -143,14 +143,14 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) (admit func(*roun
 	bx := e.old
 	if e.fresh {
 		bx = b.newBox(rl, e.meta)
-		bx.loaded = true
+		bx.loaded, bx.sentKnown = true, true
 		rl.install(bx)
 	}
 	bx.parkOther(c)
 	bx.mu.Lock()
 	bx.asleep = bx.meta.Offline
 	bx.meta, bx.will = e.meta, nil
-	bx.conn, bx.out, bx.cursor = c, nil, stored.Cursor{}
+	bx.conn, bx.out, bx.cursor, bx.victims = c, nil, stored.Cursor{}, nil
 	bx.behind, bx.feeding = true, true // until it has been resumed
 	empty := bx.loaded && bx.messages == 0 && len(bx.received) == 0
 	if empty {

@@ -88,7 +88,7 @@ func (bx *box) givePage(r *round, c *conn, from stored.Cursor, page *stored.Page
 			bx.feeding = false
 			return false
 		}
-		bx.given(e.Ref, e.PacketID, e.Size, true)
+		bx.given(e.Ref, e.PacketID, charge{e.Size, e.Expires}, true)
 	}
 	if more || page.Index < bx.last.Index {
 		return true

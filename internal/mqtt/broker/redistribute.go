@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"maps"
 
 	"rollcall/internal/mqtt/packet"
@@ -110,29 +111,31 @@ func (bx *box) handOn(e *stored.Entry) {
 		return
 	}
 	to := member.box
-	if err := to.load(); err != nil {
+	q := charge{e.Message.Size() + entryOverhead, e.Expires}
+	if err := to.prepare(q, r.now.Wall); err != nil {
 		b.opts.Log.Error("a message of a session that has ended cannot be handed on", "session", to.name, "err", err)
 		return
 	}
-	size := e.Message.Size() + entryOverhead
-	id, err := to.reserve(size)
+	id, err := to.reserve(q, r.now.Wall)
 	if err != nil {
-		to.overflow(r)
+		if errors.Is(err, errOverflow) {
+			to.overflow(r)
+		}
 		return
 	}
 	t := stored.Target{Session: to.name, Epoch: to.key.Epoch, PacketID: id, QoS: min(e.Message.QoS, member.qos),
-		Retain: retain, SubscriptionIDs: member.ids(), Share: e.Share}
+		Retain: retain, SubscriptionIDs: member.ids(), Share: e.Share, Size: q.size}
 	m := e.Message
 	b.store.Move(bx.key, e, &t, func(receipt stored.Receipt, err error) {
 		r := b.begin()
 		r.remote = true
 		defer b.done(r)
 		if err != nil {
-			to.unreserve(id, size)
+			to.unreserve(id, q)
 			b.metrics.drop("not_stored")
 			return
 		}
 		to.committed(r, receipt.Target(0), &session.Input{Kind: session.Deliver, Message: m, QoS: t.QoS,
-			Retain: retain, SubscriptionIDs: t.SubscriptionIDs, PacketID: id, Share: t.Share}, size)
+			Retain: retain, SubscriptionIDs: t.SubscriptionIDs, PacketID: id, Share: t.Share}, q)
 	})
 }

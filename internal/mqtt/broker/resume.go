@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/packet"
@@ -54,48 +55,84 @@ func (bx *box) state(c *conn) (*session.State, error) {
 	slices.Sort(st.Received)
 	known, sent, asleep := bx.sentKnown, bx.sent, bx.asleep
 	bx.mu.Unlock()
-	var cursor stored.Cursor
-	rest := false // the entries are behind those that are sent again
-	found := 0    // of sent
+	rd := resumption{bx: bx, c: c, st: st, known: known, sent: sent, asleep: asleep}
 	for {
-		page, err := bx.b.store.Pending(bx.key, &cursor, pageMessages, pageBytes)
+		more, err := rd.page()
 		if err != nil {
 			return nil, fmt.Errorf("read the queue of session %s: %w", bx.name, err)
 		}
-		for i := range page.Entries {
-			e := &page.Entries[i]
-			cursor = e.Ref.Cursor()
-			_, before := sent[e.PacketID]
-			if before {
-				found++
-			}
-			// What was sent before a restart is not known; whatever came before
-			// the client went may have been.
-			again := before || e.Released || !known && len(st.Inflight) < int(bx.b.cfg.MaxInflight) && !e.Message.Received.After(asleep)
-			if !again {
-				// A crash brings back what was acknowledged in the last moment, so
-				// that more than a window may be ahead of what awaits PUBCOMP.
-				rest = true
-				over := e.Message.Received.After(asleep)
-				if known {
-					over = found == len(sent) || over && !asleep.IsZero()
-				}
-				if over {
-					return st, nil
-				}
-				continue
-			}
-			st.Inflight = append(st.Inflight, session.Outgoing{PacketID: e.PacketID, Message: e.Message, QoS: e.QoS, Retain: e.Retain,
-				Sent: true, Released: e.Released, SubscriptionIDs: e.SubscriptionIDs, Share: e.Share})
-			bx.mu.Lock()
-			if bx.conn == c {
-				bx.given(e.Ref, e.PacketID, e.Size, !rest)
-			}
-			bx.mu.Unlock()
-		}
-		if !page.More {
+		if !more {
 			return st, nil
 		}
+	}
+}
+
+// resumption looks in a queue for what the client may have been sent before.
+type resumption struct {
+	bx     *box
+	c      *conn
+	st     *session.State
+	known  bool            // sent is what the client was sent over the last connection
+	sent   map[uint16]bool // see box
+	asleep time.Time       // see box
+
+	cursor stored.Cursor
+	rest   bool // the entries are behind those that are sent again
+	found  int  // of sent
+}
+
+// page looks at the next page of the queue, and reports whether there may be
+// more to find.
+func (rd *resumption) page() (more bool, err error) {
+	defer rd.bx.b.store.Reading()()
+	page, err := rd.bx.b.store.Pending(rd.bx.key, &rd.cursor, pageMessages, pageBytes)
+	if err != nil {
+		return false, err
+	}
+	for i := range page.Entries {
+		e := &page.Entries[i]
+		rd.cursor = e.Ref.Cursor()
+		if rd.again(e) {
+			rd.take(e)
+			continue
+		}
+		// A crash brings back what was acknowledged in the last moment, so
+		// that more than a window may be ahead of what awaits PUBCOMP.
+		rd.rest = true
+		over := e.Message.Received.After(rd.asleep)
+		if rd.known {
+			over = rd.found == len(rd.sent) || over && !rd.asleep.IsZero()
+		}
+		if over {
+			return false, nil
+		}
+	}
+	return page.More, nil
+}
+
+// again reports whether an entry is to be sent again.
+func (rd *resumption) again(e *stored.Entry) bool {
+	_, before := rd.sent[e.PacketID]
+	if before {
+		rd.found++
+	}
+	// What was sent before a restart is not known; whatever came before the
+	// client went may have been.
+	return before || e.Released || !rd.known && len(rd.st.Inflight) < int(rd.bx.b.cfg.MaxInflight) && !e.Message.Received.After(rd.asleep)
+}
+
+// take gives the connection an entry that has not been dropped meanwhile.
+func (rd *resumption) take(e *stored.Entry) {
+	bx := rd.bx
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	if bx.b.store.Settled(e.Ref) {
+		return
+	}
+	rd.st.Inflight = append(rd.st.Inflight, session.Outgoing{PacketID: e.PacketID, Message: e.Message, QoS: e.QoS, Retain: e.Retain,
+		Sent: true, Released: e.Released, SubscriptionIDs: e.SubscriptionIDs, Share: e.Share})
+	if bx.conn == rd.c {
+		bx.given(e.Ref, e.PacketID, charge{e.Size, e.Expires}, !rd.rest)
 	}
 }
 

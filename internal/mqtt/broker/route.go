@@ -177,18 +177,22 @@ type publication struct {
 	message *session.Message
 	boxes   []*box
 	targets []stored.Target
-	size    int
-	by      *publisher
+	charge
+	by *publisher
 }
 
 // keep stores a publication: with the round's others, or by way of the loader
 // if a queue that it goes to must be looked at first, or an earlier publication
 // of the same client, perhaps on an earlier connection, may wait there.
 func (b *Broker) keep(r *round, p *publication) {
-	p.size = p.message.Size() + entryOverhead
+	p.charge = charge{size: p.message.Size() + entryOverhead}
+	if at := p.message.Expires(); !at.IsZero() {
+		p.expires = at.UnixNano()
+	}
 	wait := false
-	for _, bx := range p.boxes {
-		wait = wait || !bx.isLoaded()
+	for i, bx := range p.boxes {
+		p.targets[i].Size = p.size
+		wait = wait || !bx.prepared(p.charge, r.now.Wall)
 	}
 	c := p.by.conn
 	deferred := &b.deferred[c.partition]
@@ -200,7 +204,7 @@ func (b *Broker) keep(r *round, p *publication) {
 			r := b.begin()
 			defer b.done(r)
 			for _, bx := range p.boxes {
-				if err := bx.load(); err != nil {
+				if err := bx.prepare(p.charge, r.now.Wall); err != nil {
 					p.failed(r, err)
 					return
 				}
@@ -217,7 +221,7 @@ func (b *Broker) keep(r *round, p *publication) {
 func (p *publication) add(r *round) {
 	n := 0
 	for i, bx := range p.boxes {
-		id, err := bx.reserve(p.size)
+		id, err := bx.reserve(p.charge, r.now.Wall)
 		if err != nil {
 			if errors.Is(err, errOverflow) {
 				bx.overflow(r)
@@ -250,7 +254,7 @@ func (p *publication) done(receipt stored.Receipt, err error) {
 	defer p.by.conn.guard(r)
 	if err != nil {
 		for i, bx := range p.boxes {
-			bx.unreserve(p.targets[i].PacketID, p.size)
+			bx.unreserve(p.targets[i].PacketID, p.charge)
 		}
 		p.failed(r, err)
 		return
@@ -258,7 +262,7 @@ func (p *publication) done(receipt stored.Receipt, err error) {
 	for i, bx := range p.boxes {
 		t := &p.targets[i]
 		bx.committed(r, receipt.Target(i), &session.Input{Kind: session.Deliver, Message: p.message, QoS: t.QoS,
-			Retain: t.Retain, SubscriptionIDs: t.SubscriptionIDs, PacketID: t.PacketID, Share: t.Share}, p.size)
+			Retain: t.Retain, SubscriptionIDs: t.SubscriptionIDs, PacketID: t.PacketID, Share: t.Share}, p.charge)
 	}
 	p.by.stored(r, nil)
 }

@@ -80,6 +80,7 @@ func (s *server) takeOvers(t *testing.T, transport string, k, n int, behind bool
 	w := s.dial("tcp", packet.V5, packet.Connect{ClientID: fmt.Sprint("watcher", k)})
 	subscribe(t, w, packet.QoS0, state)
 	reader := s.dial("tcp", packet.V5, packet.Connect{ClientID: fmt.Sprint("reader", k)})
+	var old *peer.Conn
 	for i := range n + 1 {
 		c := s.open(transport, packet.V5)
 		hello := encode(t, packet.V5, &packet.Connect{ClientID: fmt.Sprint("c", k), CleanStart: true, ReceiveMaximum: 65535,
@@ -110,6 +111,10 @@ func (s *server) takeOvers(t *testing.T, transport string, k, n int, behind bool
 		if got[0] != want[0] || retained(t, reader, state) != want[len(want)-1] {
 			wrong++
 		}
+		if old != nil {
+			old.Close()
+		}
+		old = c
 	}
 	return wrong
 }

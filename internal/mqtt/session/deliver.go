@@ -38,13 +38,39 @@ func (s *Session) deliver(in *Input, now clock.Instant, out []Action) []Action {
 		return s.dropped(why, in.PacketID, out)
 	}
 	if !s.stored {
-		if int(o.waiting) >= s.cfg.QueueMessages || int(s.outBytes)+m.Size() > min(s.cfg.QueueBytes, 2<<30) && o.waiting > 0 {
+		if s.full(m) {
+			out = s.expireWaiting(now, out)
+		}
+		if s.full(m) {
 			return s.overflow(out)
 		}
 		s.outBytes += uint32(m.Size())
 	}
 	o.push(flight{id: in.PacketID, qos: a.QoS, retain: in.Retain, message: m.Keep(), extra: s.extra(in)})
 	o.waiting++
+	return out
+}
+
+// full reports that a message cannot wait in the queue of a session that is not
+// stored.
+func (s *Session) full(m *Message) bool {
+	waiting := int(s.out.waiting)
+	return waiting >= s.cfg.QueueMessages || waiting > 0 && int(s.outBytes)+m.Size() > min(s.cfg.QueueBytes, 2<<30)
+}
+
+// expireWaiting gives up what has expired while it waited [MQTT-3.3.2-5].
+func (s *Session) expireWaiting(now clock.Instant, out []Action) []Action {
+	for i := range s.out.n {
+		f := s.out.at(i)
+		if f.state != waiting || f.again {
+			continue
+		}
+		if at := f.message.Expires(); !at.IsZero() && !now.Wall.Before(at) {
+			s.unqueue(f)
+			out = s.giveUp(f, DropExpired, out)
+		}
+	}
+	s.out.trim()
 	return out
 }
 

@@ -48,6 +48,7 @@ type Batch struct {
 	partition uint8
 	group     *group // nil while empty
 	publish   packet.Publish
+	expires   int64 // of the publication that is being added; 0: never
 	key       []byte
 	value     []byte
 	message   []byte
@@ -122,6 +123,7 @@ func (st *Store) Begin(partition uint8) *Batch {
 // between them leaves some, with the publisher's Inbound in the last one.
 func (b *Batch) Add(p *Publication, done func(Receipt, error)) {
 	b.message = b.message[:0]
+	b.expires = expiresAt(p.Message)
 	if len(p.Targets) > 0 {
 		b.publish = p.Message.Publish
 		var err error
@@ -203,6 +205,18 @@ func (b *Batch) nextPart(g *group, w waiting, realm string) (*group, waiting) {
 	return g, w
 }
 
+// expiresAt is when m expires in nanoseconds, 0 if it does not.
+func expiresAt(m *session.Message) int64 {
+	if m == nil {
+		return 0
+	}
+	at := m.Expires()
+	if at.IsZero() {
+		return 0
+	}
+	return max(1, at.UnixNano())
+}
+
 func (b *Batch) putMessage(realm string) {
 	b.key = store.AppendKey(b.key[:0], b.partition, store.TableMessage, realm)
 	b.group.batch.PutSequenced(b.key, b.message)
@@ -212,10 +226,10 @@ func (b *Batch) putMessage(realm string) {
 func (b *Batch) putEntry(realm string, t *Target, shared bool, message uint16) {
 	b.key = epochKey(b.key[:0], b.partition, store.TableQueue, SessionKey{realm, t.Session, t.Epoch})
 	if shared {
-		b.value = appendEntry(b.value[:0], t, payloadHere, len(b.message))
+		b.value = appendEntry(b.value[:0], t, payloadHere, len(b.message), b.expires)
 		b.value = binary.AppendUvarint(b.value, uint64(message))
 	} else {
-		b.value = append(appendEntry(b.value[:0], t, payloadInline, len(b.message)), b.message...)
+		b.value = append(appendEntry(b.value[:0], t, payloadInline, len(b.message), b.expires), b.message...)
 	}
 	b.group.batch.PutSequenced(b.key, b.value)
 	b.group.sequenced++

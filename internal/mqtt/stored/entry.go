@@ -2,6 +2,7 @@ package stored
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 
 	"rollcall/internal/mqtt/packet"
@@ -32,7 +33,8 @@ type Entry struct {
 	Released        bool // PUBREC has come: only PUBREL is to be sent, and there is no Message
 	SubscriptionIDs []uint32
 	Share           string // the shared subscription's share name and filter; empty: none
-	Size            int    // bytes of the message as it is stored
+	Size            int    // bytes that it counts for in the queue
+	Expires         int64  // Unix nanoseconds; 0: never
 	Message         *session.Message
 }
 
@@ -45,7 +47,12 @@ type Target struct {
 	Retain          bool
 	SubscriptionIDs []uint32
 	Share           string
+	Size            int // bytes that it counts for in the queue; 0: those of the message as it is stored
 }
+
+// entryVersion begins an entry that expires. Others are of recordVersion, as all
+// were in the first format.
+const entryVersion = 2
 
 // The flags of an entry. A payload is inline, or in a message record of the
 // same batch, or, after a move, in one of an earlier batch, or gone.
@@ -63,8 +70,9 @@ const (
 	payloadThere  = 3 << 6
 )
 
-// appendEntry appends everything that comes before where the payload is.
-func appendEntry(dst []byte, t *Target, payload byte, size int) []byte {
+// appendEntry appends everything that comes before where the payload is. Size is
+// that of the message as it is stored; expires is 0 or a time in nanoseconds.
+func appendEntry(dst []byte, t *Target, payload byte, size int, expires int64) []byte {
 	flags := byte(t.QoS)&entryQoS | payload
 	if t.Retain {
 		flags |= entryRetain
@@ -75,8 +83,18 @@ func appendEntry(dst []byte, t *Target, payload byte, size int) []byte {
 	if t.Share != "" {
 		flags |= entryShare
 	}
-	dst = append(dst, recordVersion, flags, byte(t.PacketID>>8), byte(t.PacketID))
+	version := byte(recordVersion)
+	if expires != 0 {
+		version = entryVersion
+	}
+	if t.Size != 0 {
+		size = t.Size
+	}
+	dst = append(dst, version, flags, byte(t.PacketID>>8), byte(t.PacketID))
 	dst = binary.AppendUvarint(dst, uint64(size))
+	if expires != 0 {
+		dst = binary.AppendUvarint(dst, uint64(expires))
+	}
 	if flags&entryIDs != 0 {
 		dst = binary.AppendUvarint(dst, uint64(len(t.SubscriptionIDs)))
 		for _, id := range t.SubscriptionIDs {
@@ -96,19 +114,29 @@ func appendReleased(dst []byte, id uint16) []byte {
 
 // header is the part of an entry that can be read without allocation.
 type header struct {
-	flags byte
-	id    uint16
-	size  int
+	flags   byte
+	id      uint16
+	size    int
+	expires int64
 }
 
-func (d *decoder) header() (h header) {
+// entry begins an entry of any version.
+func (d *decoder) entry(value []byte) (h header, err error) {
+	*d = decoder{buf: value}
+	version := d.byte()
+	if version != recordVersion && version != entryVersion {
+		return h, fmt.Errorf("%w: queue entry of version %d", errRecord, version)
+	}
 	h.flags = d.byte()
 	h.id = uint16(d.byte())<<8 | uint16(d.byte())
 	h.size = int(d.uintMax(math.MaxInt32))
+	if version == entryVersion {
+		h.expires = int64(d.uintMax(math.MaxInt64))
+	}
 	if h.flags&entryQoS == entryQoS {
 		d.fail()
 	}
-	return h
+	return h, d.err("queue entry")
 }
 
 // entryReader reads entries; it keeps nothing of one when it reads the next.
@@ -124,12 +152,11 @@ type entryReader struct {
 // read reads the entry at seq of partition p and returns its Ref.
 func (r *entryReader) read(p uint8, seq sequence, value []byte) (Ref, error) {
 	ref := Ref{Index: seq.index, Ordinal: seq.ordinal, Partition: p}
-	d, err := decode(value, "queue entry")
-	if err != nil {
+	*r = entryReader{}
+	var err error
+	if r.header, err = r.decoder.entry(value); err != nil {
 		return ref, err
 	}
-	*r = entryReader{decoder: d}
-	r.header = r.decoder.header()
 	if r.flags&entryIDs != 0 {
 		r.count = r.uintMax(uint64(len(r.buf)))
 		start := r.buf
@@ -157,7 +184,7 @@ func (r *entryReader) entry(ref Ref) Entry {
 	e := Entry{
 		Ref: ref, PacketID: r.id, QoS: packet.QoS(r.flags & entryQoS),
 		Retain: r.flags&entryRetain != 0, Released: r.flags&entryReleased != 0,
-		Share: string(r.share), Size: r.size,
+		Share: string(r.share), Size: r.size, Expires: r.expires,
 	}
 	if r.count > 0 {
 		e.SubscriptionIDs = make([]uint32, 0, r.count)

@@ -220,3 +220,14 @@ func end(t *testing.T, e store.Engine, st *stored.Store, s *stored.Session) {
 func to(name string, id uint16) stored.Target {
 	return stored.Target{Session: name, Epoch: 1, PacketID: id, QoS: packet.QoS1}
 }
+
+// count adds up what waits for a session.
+func count(st *stored.Store, k stored.SessionKey) (messages int, size int64, ids []uint16, err error) {
+	err = st.Survey(k, func(w stored.Waiting) bool {
+		messages++
+		size += int64(w.Size)
+		ids = append(ids, w.PacketID)
+		return true
+	})
+	return messages, size, ids, err
+}

@@ -149,7 +149,7 @@ func (w *world) checkQueue(s *modelSession) {
 	if bad {
 		w.t.Fatalf("queue of %s: got %+v, want %+v", s.state.Name, es, s.queue)
 	}
-	n, _, got, err := w.st.Count(s.state.Key())
+	n, _, got, err := count(w.st, s.state.Key())
 	must(w.t, "count", err)
 	slices.Sort(got)
 	if n != len(s.queue) || !slices.Equal(got, slices.Sorted(maps.Keys(ids))) {

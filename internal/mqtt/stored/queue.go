@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/store"
 )
@@ -42,7 +43,7 @@ func (st *Store) Settled(ref Ref) bool { return st.reap.isDying(ref.sequence()) 
 // from the beginning, in the order of their commits: at least one if there is
 // one, then up to maxMessages of them and up to maxBytes of messages. What has
 // been settled is left out. A first page without More is all that there is, so
-// that Count need not be asked as well. It reads the store, at the cost of one seek per
+// that Survey need not be asked as well. It reads the store, at the cost of one seek per
 // partition, and should not be called from an event loop.
 func (st *Store) Pending(k SessionKey, after *Cursor, maxMessages, maxBytes int) (Page, error) {
 	defer st.reap.enter()()
@@ -102,33 +103,40 @@ func (st *Store) message(snap store.Snapshot, realm string, ref Ref, inline []by
 	return decodeMessage(value)
 }
 
-// Count returns how much waits for a session, and the packet identifiers that
-// its entries have, in no order. Whoever allocates identifiers asks for them
-// first. It reads the whole queue, without shared messages.
-func (st *Store) Count(k SessionKey) (messages int, size int64, ids []uint16, err error) {
+// Waiting is what can be said of a queue entry without its message.
+type Waiting struct {
+	Ref      Ref
+	PacketID uint16
+	QoS      packet.QoS
+	Released bool
+	Size     int
+	Expires  int64 // Unix nanoseconds; 0: never, or not known
+}
+
+// Survey calls f for the entries of a session's queue, in the order of their
+// commits and without those that have been settled, until f returns false.
+// Whoever allocates packet identifiers looks at all of them first. It reads the
+// queue without shared messages, and should not be called from an event loop.
+func (st *Store) Survey(k SessionKey, f func(w Waiting) bool) error {
 	defer st.reap.enter()()
 	snap := st.engine.Snapshot()
 	defer snap.Close()
-	err = st.settledWalk(snap, k, nil, func(_ uint8, seq sequence, value []byte) (bool, error) {
+	var r entryReader
+	err := st.settledWalk(snap, k, nil, func(p uint8, seq sequence, value []byte) (bool, error) {
 		if st.reap.isDying(seq) {
 			return true, nil
 		}
-		d, err := decode(value, "queue entry")
+		ref, err := r.read(p, seq, value)
 		if err != nil {
 			return false, err
 		}
-		h := d.header()
-		messages++
-		size += int64(h.size)
-		if h.id != 0 {
-			ids = append(ids, h.id)
-		}
-		return true, d.err("queue entry")
+		return f(Waiting{Ref: ref, PacketID: r.id, QoS: packet.QoS(r.flags & entryQoS), Released: r.flags&entryReleased != 0,
+			Size: r.size, Expires: r.expires}), nil
 	})
 	if err != nil {
-		return 0, 0, nil, fmt.Errorf("count a queue: %w", err)
+		return fmt.Errorf("survey a queue: %w", err)
 	}
-	return messages, size, ids, nil
+	return nil
 }
 
 // visit is given the entries of a queue in order, until it returns false. What

@@ -79,7 +79,7 @@ func (st *Store) Move(from SessionKey, e *Entry, to *Target, done func(Receipt, 
 	}
 	var value []byte
 	if old.Message != 0 {
-		value = appendEntry(nil, to, payloadThere, e.Size)
+		value = appendEntry(nil, to, payloadThere, e.Size, expiresAt(e.Message))
 		value = binary.AppendUvarint(value, old.Message)
 		value = binary.AppendUvarint(value, uint64(old.MessageOrdinal))
 	} else {
@@ -88,7 +88,7 @@ func (st *Store) Move(from SessionKey, e *Entry, to *Target, done func(Receipt, 
 			refuse(err)
 			return
 		}
-		value = append(appendEntry(nil, to, payloadInline, len(message)), message...)
+		value = append(appendEntry(nil, to, payloadInline, len(message), expiresAt(e.Message)), message...)
 	}
 	if !st.reap.hold(old.sequence()) {
 		refuse(ErrSettled)

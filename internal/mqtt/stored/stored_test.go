@@ -59,7 +59,7 @@ func TestQueue(t *testing.T) {
 				t.Errorf("entry %d came back as %+v", i, en)
 			}
 		}
-		n, size, ids, err := st.Count(key("x"))
+		n, size, ids, err := count(st, key("x"))
 		must(t, "count", err)
 		if n != 20 || size < 20*10 || len(ids) != 20 {
 			t.Errorf("count: got %d messages, %d bytes, ids %d", n, size, ids)
