@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -82,6 +83,7 @@ func (g *Grid) handshake(ctx context.Context, k entryKey, token string) {
 		method = "OPTIONS"
 	}
 	var answer webhook.Answer
+	until := g.clock.Monotonic() + g.set.ValidationWindow
 	for n := 1; ; n++ {
 		g.narrate(k, hash, fmt.Sprintf("Asking %s: %s, attempt %d of %d.", rec.Wanted.Destination.BaseURL(), method, n, g.set.ValidationAttempts))
 		code, now := g.newID(), g.clock.Now()
@@ -92,8 +94,13 @@ func (g *Grid) handshake(ctx context.Context, k entryKey, token string) {
 		if answer.Consent != webhook.Unanswered || n == g.set.ValidationAttempts {
 			break
 		}
-		g.narrate(k, hash, fmt.Sprintf("No answer: %s. Trying again in %v.", answer.Detail, g.set.ValidationPause))
-		if !g.pause(ctx, g.set.ValidationPause) || g.current(k, hash) == nil {
+		pause := max(g.set.ValidationPause, answer.RetryAfter)
+		if g.clock.Monotonic()+pause > until {
+			answer.Detail += ", and asks to be left alone for longer than it may take to confirm"
+			break
+		}
+		g.narrate(k, hash, fmt.Sprintf("No consent yet: %s. Trying again in %v.", answer.Detail, pause))
+		if !g.pause(ctx, pause) || g.current(k, hash) == nil {
 			return
 		}
 	}
@@ -216,9 +223,14 @@ func (g *Grid) narration(k entryKey) []Step {
 }
 
 // Confirm gives the consent of an endpoint by the secret of its validation
-// URL, on behalf of the HTTP route that serves it. InvalidRequest if the secret
-// is unknown, used or too old.
-func (g *Grid) Confirm(ctx context.Context, token string) error {
+// URL, on behalf of the HTTP route that serves it, whose request's header may
+// say what the endpoint allows (WebHook-Allowed-Origin, WebHook-Allowed-Rate).
+// InvalidRequest if the secret is unknown, used or too old, or the origin is
+// another.
+func (g *Grid) Confirm(ctx context.Context, token string, header http.Header) error {
+	if !g.webhooks.Permits(header) {
+		return fault.New(fault.InvalidRequest, "WebHook-Allowed-Origin names another origin than the one that asked.")
+	}
 	hash := hashToken(token)
 	g.mu.Lock()
 	var k entryKey
@@ -242,7 +254,7 @@ func (g *Grid) Confirm(ctx context.Context, token string) error {
 		r := *old
 		r.Narration = live
 		r.tell(now, "The validation URL was opened.")
-		r.grant(now, 0)
+		r.grant(now, webhook.AllowedRate(header))
 		return &r, nil
 	})
 	g.countHandshake(k, err)

@@ -2,9 +2,12 @@ package grid_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -35,16 +38,16 @@ func TestManualConfirmation(t *testing.T) {
 	}
 	f.publish(newEvent("early", "T", "s")) // matched by nobody
 	token := <-r.confirm
-	if err := f.grid.Confirm(context.Background(), "wrong"); !hasCode(err, fault.InvalidRequest) {
+	if err := f.grid.Confirm(context.Background(), "wrong", nil); !hasCode(err, fault.InvalidRequest) {
 		t.Errorf("wrong token: %v", err)
 	}
 	f.stop() // the window survives a restart
 	f.start()
-	if err := f.grid.Confirm(context.Background(), token); err != nil {
+	if err := f.grid.Confirm(context.Background(), token, nil); err != nil {
 		t.Fatal(err)
 	}
 	s = f.awaitState("one", grid.Succeeded)
-	if err := f.grid.Confirm(context.Background(), token); !hasCode(err, fault.InvalidRequest) {
+	if err := f.grid.Confirm(context.Background(), token, nil); !hasCode(err, fault.InvalidRequest) {
 		t.Errorf("second use: %v", err)
 	}
 	f.publish(newEvent("1", "T", "s"))
@@ -72,7 +75,7 @@ func TestConfirmationWindowEnds(t *testing.T) {
 	if s.Failure == nil || s.Failure.Code != "Url validation" || !strings.HasPrefix(s.Failure.Message, "Webhook validation handshake failed for ") {
 		t.Errorf("failure %+v", s.Failure)
 	}
-	if err := f.grid.Confirm(context.Background(), token); !hasCode(err, fault.InvalidRequest) {
+	if err := f.grid.Confirm(context.Background(), token, nil); !hasCode(err, fault.InvalidRequest) {
 		t.Errorf("late: %v", err)
 	}
 }
@@ -148,7 +151,7 @@ func TestUpdateKeepsTheOldDestination(t *testing.T) {
 	f.awaitState("one", grid.AwaitingManualAction)
 	f.publish(newEvent("1", "T", "s"))
 	old.expect(t, "1")
-	if err := f.grid.Confirm(context.Background(), <-other.confirm); err != nil {
+	if err := f.grid.Confirm(context.Background(), <-other.confirm, nil); err != nil {
 		t.Fatal(err)
 	}
 	f.awaitState("one", grid.Succeeded)
@@ -215,5 +218,98 @@ func TestCloudEventsHandshakeSetsTheRate(t *testing.T) {
 	f.publish(newEvent("1", "T", "s"))
 	if kind := <-got; kind != "application/cloudevents+json; charset=utf-8" {
 		t.Errorf("content type %q", kind)
+	}
+}
+
+// An endpoint that cannot answer just now is asked again, after the time that
+// it asks for, as one that does not answer at all is.
+func TestTemporaryAnswersAreAskedAgain(t *testing.T) {
+	f := newFixture(t)
+	f.set.ValidationPause = time.Millisecond
+	f.start()
+	for _, status := range []int{408, 429, 502, 503, 504} {
+		for _, schema := range []event.Schema{event.EventGrid, event.CloudEvents} {
+			name := fmt.Sprintf("status-%d-%d", status, schema)
+			var asked atomic.Int64
+			r := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				body, _ := io.ReadAll(q.Body)
+				if asked.Add(1) < 3 {
+					if status == 503 {
+						w.Header().Set("Retry-After", "1")
+					}
+					w.WriteHeader(status)
+					return
+				}
+				w.Header().Set("WebHook-Allowed-Origin", "*")
+				var events []struct {
+					Data struct{ ValidationCode string }
+				}
+				if json.Unmarshal(body, &events) == nil && len(events) == 1 {
+					_ = json.NewEncoder(w).Encode(map[string]string{"validationResponse": events[0].Data.ValidationCode})
+				}
+			}))
+			p := properties(r.URL)
+			p.Schema = schema
+			f.put(name, p)
+			s := f.awaitState(name, grid.Succeeded)
+			want := "Trying again in 1ms"
+			if status == 503 {
+				want = "Trying again in 1s"
+			}
+			if n := asked.Load(); n != 3 || strings.Count(text(s), want) != 2 {
+				t.Errorf("%s: asked %d times:\n%s", name, n, text(s))
+			}
+			r.Close()
+		}
+	}
+}
+
+// An endpoint that wants to be asked again after the time to confirm is over is
+// not waited for.
+func TestTemporaryAnswerBeyondTheWindow(t *testing.T) {
+	f := newFixture(t)
+	f.start()
+	r := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "3600")
+		w.WriteHeader(503)
+	}))
+	defer r.Close()
+	f.put("one", properties(r.URL))
+	s := f.awaitState("one", grid.Failed)
+	if s.Failure == nil || !strings.Contains(s.Failure.Message, "503 Service Unavailable") {
+		t.Errorf("failure %+v", s.Failure)
+	}
+}
+
+// What an endpoint says when it consents later counts as if it had said it at
+// once: whom it allows, and how much.
+func TestConsentByCallbackSaysWhomAndHowMuch(t *testing.T) {
+	f := newFixture(t)
+	f.start()
+	callbacks := make(chan string, 1)
+	r := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
+		if u, err := url.Parse(q.Header.Get("WebHook-Request-Callback")); err == nil && q.Method == http.MethodOptions {
+			callbacks <- u.Query().Get("token")
+		}
+	}))
+	defer r.Close()
+	p := properties(r.URL)
+	p.Schema = event.CloudEvents
+	f.put("one", p)
+	token := <-callbacks
+	f.awaitState("one", grid.AwaitingManualAction)
+	said := http.Header{}
+	said.Set("WebHook-Allowed-Origin", "somebody.example")
+	if err := f.grid.Confirm(context.Background(), token, said); !hasCode(err, fault.InvalidRequest) {
+		t.Errorf("another origin: %v", err)
+	}
+	said.Set("WebHook-Allowed-Origin", "eventgrid.azure.net")
+	said.Set("WebHook-Allowed-Rate", "120")
+	if err := f.grid.Confirm(context.Background(), token, said); err != nil {
+		t.Fatal(err)
+	}
+	s := f.awaitState("one", grid.Succeeded)
+	if !strings.Contains(text(s), "allows 120 requests per minute") {
+		t.Errorf("the narration lacks the rate:\n%s", text(s))
 	}
 }

@@ -29,6 +29,9 @@ type Answer struct {
 	Consent Consent
 	// Rate is how many requests per minute the endpoint allows; 0: any number.
 	Rate int
+	// RetryAfter is how long an endpoint that is Unanswered asked to be left
+	// alone; 0: it did not say.
+	RetryAfter time.Duration
 	// Detail says what happened, for people. It has no URL, code or body.
 	Detail string
 }
@@ -74,7 +77,7 @@ func (d *Destination) askEvent(ctx context.Context, q Question) Answer {
 	}
 	// Only 200 will do: 202 is fine for deliveries, not for consent.
 	if got.status != http.StatusOK {
-		return Answer{Consent: Denied, Detail: "the endpoint answered " + statusText(got.status)}
+		return d.client.declined(got)
 	}
 	var reply map[string]any
 	if json.Unmarshal(got.body, &reply) == nil {
@@ -104,13 +107,33 @@ func (d *Destination) askOptions(ctx context.Context, q Question) Answer {
 	}
 	switch allowed := got.header.Values("WebHook-Allowed-Origin"); {
 	case got.status < 200 || got.status > 299:
-		return Answer{Consent: Denied, Detail: "the endpoint answered " + statusText(got.status)}
+		return d.client.declined(got)
 	case len(allowed) == 0:
 		return Answer{Consent: Awaiting, Detail: "the endpoint answered " + statusText(got.status) + " without WebHook-Allowed-Origin"}
 	case !allows(allowed, d.client.origin):
 		return Answer{Consent: Denied, Detail: "WebHook-Allowed-Origin names another origin"}
 	}
-	return Answer{Consent: Granted, Rate: allowedRate(got.header.Get("WebHook-Allowed-Rate")), Detail: "the endpoint allows this origin"}
+	return Answer{Consent: Granted, Rate: AllowedRate(got.header), Detail: "the endpoint allows this origin"}
+}
+
+// declined judges a status that is not consent: final, unless it says that the
+// endpoint cannot answer just now.
+func (c *Client) declined(got answer) Answer {
+	a := Answer{Consent: Denied, Detail: "the endpoint answered " + statusText(got.status)}
+	switch got.status {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		a.Consent, a.RetryAfter = Unanswered, retryAfter(got.header.Get("Retry-After"), c.clock.Now())
+	}
+	return a
+}
+
+// Permits judges the WebHook-Allowed-Origin of a request by which an endpoint
+// gives its consent later (HTTP 1.1 Web Hooks for Event Delivery, 4.1.3): it
+// must not name somebody else only.
+func (c *Client) Permits(h http.Header) bool {
+	allowed := h.Values("WebHook-Allowed-Origin")
+	return len(allowed) == 0 || allows(allowed, c.origin)
 }
 
 // allows reports whether an origin is among those in the header values.
@@ -126,10 +149,10 @@ func allows(values []string, origin string) bool {
 	return false
 }
 
-// allowedRate reads WebHook-Allowed-Rate: requests per minute, or * for any
-// number, which is what anything else means too.
-func allowedRate(value string) int {
-	n, err := strconv.Atoi(strings.TrimSpace(value))
+// AllowedRate reads WebHook-Allowed-Rate: requests per minute, or * for any
+// number, which is what anything else means too and is returned as 0.
+func AllowedRate(h http.Header) int {
+	n, err := strconv.Atoi(strings.TrimSpace(h.Get("WebHook-Allowed-Rate")))
 	if err != nil || n < 0 {
 		return 0
 	}
