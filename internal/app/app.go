@@ -58,6 +58,7 @@ type Server struct {
 	caPEM      []byte
 	engine     *pebble.Engine
 	setAside   *setaside.List
+	files      Descriptors
 	ledger     *presence.Ledger
 	stored     *stored.Store
 	dispatcher *delivery.Dispatcher
@@ -91,6 +92,11 @@ func Open(ctx context.Context, cfg config.Config, o Options) (_ *Server, err err
 			err = errors.Join(err, s.close())
 		}
 	}()
+	s.files = shareDescriptors(descriptorLimit(), cfg)
+	if n := s.files; n.Connections < n.Configured {
+		o.Log.Warn("the limit of file descriptors is too low for mqtt.maxConnections: fewer connections are let in",
+			"limit", n.Limit, "maxConnections", n.Configured, "connections", n.Connections)
+	}
 	if err := openDir(cfg.Data); err != nil {
 		return nil, err
 	}
@@ -137,7 +143,7 @@ func (s *Server) openStore() (err error) {
 	c := s.cfg.Storage
 	s.engine, err = pebble.Open(pebble.Options{
 		Dir: filepath.Join(s.cfg.Data, "store"), Log: s.log, Clock: s.clock,
-		Limit: uint64(c.Limit), LowWater: uint64(c.LowWater), Reserve: uint64(c.Reserve), CacheBytes: c.Cache,
+		Limit: uint64(c.Limit), LowWater: uint64(c.LowWater), Reserve: uint64(c.Reserve), CacheBytes: c.Cache, MaxFiles: s.files.storeFiles,
 		OnFatal: func(err error) { s.fail(fmt.Errorf("the store failed: %w", err)) },
 	})
 	return err
@@ -306,7 +312,7 @@ func (s *Server) openClients(ctx context.Context) (err error) {
 	s.registry.OnChange(func() { s.broker.Reconsider() })
 	s.accept, err = listen.New(listen.Options{
 		Handler: s.broker, Acceptor: s.broker.Acceptor(), Realm: s.namespaceRealm(), Clock: s.clock, Log: s.log,
-		MaxConnections: s.cfg.MQTT.MaxConnections, HandshakeTimeout: s.cfg.MQTT.ConnectTimeout,
+		MaxConnections: s.files.Connections, HandshakeTimeout: s.cfg.MQTT.ConnectTimeout,
 	})
 	return err
 }
@@ -328,8 +334,9 @@ func (s *Server) openHTTP() error {
 	s.metrics = prometheus.NewRegistry()
 	s.http, err = httpd.New(httpd.Options{
 		Handler: handler.Handler(), WebSocket: s.accept.WebSocket(),
-		Metrics: promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
-		Ready:   s.Ready, Token: s.keys.Token, NoAuth: s.cfg.Access.NoAuth,
+		Metrics:        promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
+		MaxConnections: s.files.http,
+		Ready:          s.Ready, Token: s.keys.Token, NoAuth: s.cfg.Access.NoAuth,
 		Hosts: append(append([]string(nil), s.cfg.Access.Hosts...), s.cfg.TLS.Names...),
 		Clock: s.clock, Log: s.log,
 	})
@@ -354,6 +361,9 @@ func (s *Server) openMetrics() error {
 
 // Endpoints are where the server listens.
 func (s *Server) Endpoints() Endpoints { return s.listeners.endpoints() }
+
+// Descriptors says how many connections the limit of file descriptors leaves.
+func (s *Server) Descriptors() Descriptors { return s.files }
 
 // Token is the bearer token of the control plane.
 func (s *Server) Token() string { return s.keys.Token }

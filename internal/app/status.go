@@ -11,16 +11,17 @@ import (
 
 // Status is how a server is doing.
 type Status struct {
-	Version      string    `json:"version"`
-	Profile      string    `json:"profile"`
-	Node         string    `json:"node"`
-	Boot         uint64    `json:"boot"`
-	StartedAt    time.Time `json:"startedAt"`
-	Namespace    string    `json:"namespace"`
-	Endpoints    Endpoints `json:"endpoints"`
-	Storage      Storage   `json:"storage"`
-	OpenSessions int       `json:"openSessions"`
-	Damage       Damage    `json:"damage"`
+	Version      string      `json:"version"`
+	Profile      string      `json:"profile"`
+	Node         string      `json:"node"`
+	Boot         uint64      `json:"boot"`
+	StartedAt    time.Time   `json:"startedAt"`
+	Namespace    string      `json:"namespace"`
+	Endpoints    Endpoints   `json:"endpoints"`
+	Storage      Storage     `json:"storage"`
+	OpenSessions int         `json:"openSessions"`
+	Damage       Damage      `json:"damage"`
+	Descriptors  Descriptors `json:"descriptors"`
 }
 
 // Damage is what of the stored data could not be read.
@@ -47,6 +48,7 @@ func (s *Server) Status() Status {
 		Storage:      Storage{Bytes: u.Bytes, Limit: u.Limit, FreeBytes: u.FreeBytes, Full: u.Full},
 		OpenSessions: s.ledger.OpenSessions(),
 		Damage:       s.damage(),
+		Descriptors:  s.files,
 	}
 }
 

@@ -154,7 +154,7 @@ func serve(cmd *cobra.Command, cfg config.Config) error {
 				return fmt.Errorf("write the ready file: %w", err)
 			}
 		}
-		banner(cmd.OutOrStdout(), cfg, info)
+		banner(cmd.OutOrStdout(), cfg, info, s.Descriptors())
 		return nil
 	})
 	for _, f := range files {
@@ -166,7 +166,7 @@ func serve(cmd *cobra.Command, cfg config.Config) error {
 }
 
 // banner prints the one block that tells what is where.
-func banner(w io.Writer, cfg config.Config, i app.ReadyInfo) {
+func banner(w io.Writer, cfg config.Config, i app.ReadyInfo, d app.Descriptors) {
 	row := func(name string, values ...string) {
 		if len(values) > 0 && values[0] != "" {
 			fmt.Fprintf(w, "  %-11s %s\n", name, strings.Join(values, "  "))
@@ -190,6 +190,15 @@ func banner(w io.Writer, cfg config.Config, i app.ReadyInfo) {
 		row("certificate", cfg.TLS.Cert)
 	}
 	row("data", cfg.Data)
+	switch {
+	case d.Limit == 0:
+		row("connections", fmt.Sprintf("up to %d", d.Connections))
+	case d.Connections < d.Configured:
+		row("connections", fmt.Sprintf("up to %d, not %d: the process may have %d file descriptors, %d are kept for the store; raise LimitNOFILE or ulimit -n",
+			d.Connections, d.Configured, d.Limit, d.Store))
+	default:
+		row("connections", fmt.Sprintf("up to %d, of %d file descriptors", d.Connections, d.Limit))
+	}
 	switch {
 	case cfg.Access.NoAuth:
 		row("keys", "none needed (--no-auth)")

@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -73,6 +74,7 @@ type Server struct {
 	http    *http.Server
 
 	conns   atomic.Int64
+	starved atomic.Bool // no descriptor was left at the last accept
 	leaving context.Context // ends when Shutdown begins
 	leave   context.CancelFunc
 }
@@ -195,9 +197,14 @@ type gate struct {
 func (g *gate) Accept() (net.Conn, error) {
 	for {
 		c, err := g.Listener.Accept()
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			g.s.acceptPaused(err)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
+		g.s.starved.Store(false)
 		if g.s.conns.Add(1) <= int64(g.s.opts.MaxConnections) {
 			return c, nil
 		}
@@ -205,6 +212,20 @@ func (g *gate) Accept() (net.Conn, error) {
 		g.s.metrics.refused.WithLabelValues("connections").Inc()
 		c.Close()
 	}
+}
+
+// acceptPause is the time between two tries to accept without descriptors.
+const acceptPause = 100 * time.Millisecond
+
+// acceptPaused waits for descriptors to come back. It logs once a spell.
+func (s *Server) acceptPaused(err error) {
+	s.metrics.refused.WithLabelValues("accept").Inc()
+	if !s.starved.Swap(true) {
+		s.opts.Log.Warn("accepting pauses until it succeeds again", "err", err)
+	}
+	woken := make(chan struct{})
+	s.opts.Clock.AfterFunc(acceptPause, func() { close(woken) })
+	<-woken
 }
 
 // connState gives back what gate counted. Every connection ends in exactly one

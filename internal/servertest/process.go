@@ -89,6 +89,17 @@ func StartProcessFirst(t testing.TB, data string, args ...string) *Process {
 	return p
 }
 
+// StartProcessUnder is StartProcess with a limit of file descriptors.
+func StartProcessUnder(t testing.TB, descriptors int, data string, args ...string) *Process {
+	t.Helper()
+	shell := []string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, descriptors), Binary(t)}
+	p, err := startProcess(shell, data, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 // Ahead is a command that goes before the tests in the queue for the
 // processor, where that is permitted (root, on Unix): as if the test's peers
 // were on other machines, whose work takes nothing from this one.

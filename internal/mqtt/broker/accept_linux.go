@@ -55,6 +55,7 @@ func (a *acceptor) accept(l *loop) {
 		fd, from, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch {
 		case err == nil:
+			a.door.Resumed()
 			a.welcome(l, fd, from)
 		case errors.Is(err, unix.EAGAIN):
 			return

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -70,11 +71,12 @@ func (d Door) Admit() bool {
 // Leave uncounts a connection.
 func (d Door) Leave() { d.s.leave() }
 
-// Paused counts and logs that accepting pauses because of err.
-func (d Door) Paused(err error) {
-	d.s.metrics.refused.WithLabelValues("accept").Inc()
-	d.s.opts.Log.Warn("accepting paused", "err", err)
-}
+// Paused counts that accepting pauses because of err, and logs it once for each
+// spell: until Resumed.
+func (d Door) Paused(err error) { d.s.paused(err) }
+
+// Resumed says that a connection was accepted.
+func (d Door) Resumed() { d.s.resumed() }
 
 // Info describes a plain TCP connection.
 func (d Door) Info(remote string, loopback bool) Info {
@@ -104,6 +106,8 @@ type Options struct {
 type Server struct {
 	opts       Options
 	open       atomic.Int64
+	pausing    atomic.Bool  // a spell in which accepting fails
+	pausedAt   atomic.Int64 // its last failure, monotonic nanoseconds
 	handshakes chan struct{}
 	conns      sync.WaitGroup
 	metrics    metrics
@@ -189,6 +193,28 @@ func (s *Server) admit() bool {
 	return true
 }
 
+// spellEnd is how long accepting must not have failed for a spell to be over: at
+// the limit every connection that ends lets one more in.
+const spellEnd = 10 * time.Second
+
+// paused and resumed are the ends of a spell in which nothing can be accepted.
+func (s *Server) paused(err error) {
+	s.metrics.refused.WithLabelValues("accept").Inc()
+	s.pausedAt.Store(int64(s.opts.Clock.Monotonic()))
+	if s.pausing.CompareAndSwap(false, true) {
+		s.opts.Log.Warn("accepting pauses until it succeeds again", "err", err)
+	}
+}
+
+func (s *Server) resumed() {
+	if !s.pausing.Load() || s.opts.Clock.Monotonic()-time.Duration(s.pausedAt.Load()) < spellEnd {
+		return
+	}
+	if s.pausing.CompareAndSwap(true, false) {
+		s.opts.Log.Info("accepting again")
+	}
+}
+
 func (s *Server) leave() {
 	s.open.Add(-1)
 	s.conns.Done()
@@ -207,8 +233,7 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, each func(net.Conn
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return nil
 			}
-			s.metrics.refused.WithLabelValues("accept").Inc()
-			s.opts.Log.Warn("accepting paused", "listener", ln.Addr().String(), "err", err)
+			s.paused(fmt.Errorf("listener %s: %w", ln.Addr(), err))
 			if !s.wait(ctx, pause) {
 				return nil
 			}
@@ -216,6 +241,7 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, each func(net.Conn
 			continue
 		}
 		pause = 5 * time.Millisecond
+		s.resumed()
 		if !s.admit() {
 			nc.Close()
 			continue

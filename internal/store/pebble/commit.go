@@ -9,6 +9,7 @@ import (
 	"time"
 
 	pebbledb "github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"rollcall/internal/store"
 )
@@ -338,8 +339,11 @@ func putValue(dst []byte, index uint64, value []byte) {
 // work, so that what was deleted can be reclaimed.
 const flushWhenFull = 5 * time.Second
 
-// housekeep looks after the space between groups.
+// housekeep looks after space and descriptors between groups.
 func (e *Engine) housekeep() {
+	if e.disk.starved.Load() && e.opts.FS == vfs.Default {
+		e.disk.spares.fill()
+	}
 	if !e.ballast.present.Load() && e.space.roomForBallast(e.ballast.size) {
 		if err := e.ballast.set(); err != nil {
 			e.opts.Log.Warn("cannot set space aside for a full disk", "err", err.Error())

@@ -2,16 +2,62 @@ package pebble
 
 import (
 	"errors"
+	"os"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// OpenFiles is the number of descriptors that the store may need at once: its
-// tables, logs, manifest, directory and account. Whoever opens sockets leaves
-// as many.
-const OpenFiles = maxOpenFiles + 24
+// What a store needs of descriptors beside its tables: logs, manifest,
+// directory, account, the spare ones, and what is being written.
+const otherFiles = 24 + spareFiles
+
+// DescriptorsFor returns how many descriptors a store needs that keeps at most
+// files tables open.
+func DescriptorsFor(files int) int { return files + otherFiles }
+
+// spareFiles is the number of descriptors that are held so that nobody else has
+// them: one is given up for a file that cannot be opened otherwise.
+const spareFiles = 16
+
+// spares are those.
+type spares struct {
+	mu    sync.Mutex
+	files []*os.File
+}
+
+// fill takes as many as there are to be had.
+func (s *spares) fill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.files) < spareFiles {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			return
+		}
+		s.files = append(s.files, f)
+	}
+}
+
+// give gives one up, if there is one.
+func (s *spares) give() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.files)
+	if n == 0 {
+		return false
+	}
+	_ = s.files[n-1].Close() // nothing was written to it
+	s.files = s.files[:n-1]
+	return true
+}
+
+func (s *spares) close() {
+	for s.give() {
+	}
+}
 
 // descriptorPause is the time between two tries to open a file while the
 // process has no descriptor left.
@@ -40,7 +86,9 @@ func (d *disk) outOfDescriptors(err error) bool {
 		d.log.Error("storage waits: the process has no file descriptors left; raise the limit (LimitNOFILE, ulimit -n) or lower mqtt.maxConnections", "err", err.Error())
 	}
 	d.starvations.Add(1)
-	d.space.pause(descriptorPause)
+	if !d.spares.give() {
+		d.space.pause(descriptorPause)
+	}
 	return !d.blown.Load()
 }
 

@@ -38,6 +38,7 @@ type disk struct {
 	quiet   chan struct{} // a blown fuse's last operation has ended
 	log     *slog.Logger
 
+	spares      spares
 	starved     atomic.Bool // a file could not be opened for want of descriptors
 	starvations atomic.Uint64
 	trouble     atomic.Int64 // when a table could last not be written, Unix nanoseconds

@@ -224,6 +224,7 @@ func (e *Engine) Close() error {
 }
 
 func (e *Engine) close() error {
+	defer e.disk.spares.close()
 	e.mu.Lock()
 	e.closing = true
 	e.mu.Unlock()

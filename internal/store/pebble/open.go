@@ -28,7 +28,6 @@ const (
 	// Pebble takes memtables off its cache; what is meant to be cache is what
 	// is left when one is being filled and one being written.
 	cacheForMemTables = 2 * memTableSize
-	maxOpenFiles      = 500
 
 	// A large lowest level that is not the last means fewer levels and less
 	// rewriting. A compaction into it may need as much space again for a
@@ -202,7 +201,7 @@ func (e *Engine) openPebble(lock *pebbledb.Lock, exists bool) error {
 		EventListener:               e.listener(),
 		ErrorIfNotExists:            exists,
 		FormatMajorVersion:          pebbledb.FormatTableFormatV6,
-		MaxOpenFiles:                maxOpenFiles,
+		MaxOpenFiles:                e.opts.MaxFiles,
 		MaxManifestFileSize:         maxManifestBytes,
 		MemTableSize:                e.opts.memTable,
 		MemTableStopWritesThreshold: memTables,
@@ -251,6 +250,9 @@ func (e *Engine) start(exists bool) error {
 	e.ballast.find()
 	e.disk.space = e.space
 	e.disk.arm(e.fail)
+	if e.opts.FS == vfs.Default {
+		e.disk.spares.fill()
+	}
 	go e.commitLoop()
 	go e.settleLoop()
 	go e.buryLoop()

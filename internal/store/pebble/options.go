@@ -16,6 +16,7 @@ const (
 	DefaultReserve    = 64 << 20
 	DefaultCacheBytes = 8 << 20
 	DefaultMaxQueued  = 128 << 20
+	DefaultMaxFiles   = 500
 )
 
 // MinLimit is the smallest Limit: Pebble's own files (two logs, a memtable on
@@ -63,6 +64,10 @@ type Options struct {
 	// 0.
 	CacheBytes int64
 
+	// MaxFiles bounds the tables that are kept open, DefaultMaxFiles if 0; at
+	// least 64. DescriptorsFor says what the store needs in all.
+	MaxFiles int
+
 	// MaxQueued bounds the bytes of batches submitted and not yet taken up:
 	// beyond it Normal work is refused with ErrFull, beyond twice as much all
 	// work. DefaultMaxQueued if 0.
@@ -92,6 +97,7 @@ func (o *Options) complete() error {
 	setDefault(&o.Reserve, DefaultReserve)
 	setDefault(&o.CacheBytes, DefaultCacheBytes)
 	setDefault(&o.MaxQueued, DefaultMaxQueued)
+	setDefault(&o.MaxFiles, DefaultMaxFiles)
 	setDefault(&o.memTable, memTableSize)
 	if o.FS == nil {
 		o.FS = vfs.Default
@@ -111,6 +117,8 @@ func (o *Options) complete() error {
 		return fmt.Errorf("store limit: %d is less than %d bytes", o.Limit, uint64(MinLimit))
 	case o.Reserve >= o.LowWater:
 		return fmt.Errorf("store reserve: %d is not less than the low-water mark of %d bytes", o.Reserve, o.LowWater)
+	case o.MaxFiles < 64:
+		return fmt.Errorf("store files: %d is less than 64", o.MaxFiles)
 	case o.CacheBytes < 0:
 		return fmt.Errorf("store cache: %d is negative", o.CacheBytes)
 	}
