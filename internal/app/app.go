@@ -298,6 +298,7 @@ func (s *Server) openClients(ctx context.Context) (err error) {
 		Gatekeeper: gatekeeper{s.registry}, Presence: ledger{s.ledger}, Session: sessionConfig(s.cfg),
 		Store: s.stored, Partitions: s.engine.Partitions(), Loops: s.cfg.MQTT.Loops,
 		Clock: s.clock, Log: s.log, WriteTimeout: s.cfg.MQTT.WriteTimeout, OutputBytes: s.cfg.MQTT.OutputBytes, FullQueue: fullQueue(s.cfg.MQTT.FullQueue),
+		SubscriptionBytes: s.cfg.MQTT.SubscriptionBytes, MaxMatches: s.cfg.MQTT.MaxMatches,
 	})
 	if err != nil {
 		return err

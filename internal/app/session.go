@@ -21,7 +21,7 @@ func sessionConfig(c config.Config) session.Config {
 		ReceiveMaximum: uint16(m.ReceiveMaximum), MaximumPacketSize: uint32(m.MaxPacketSize),
 		TopicAliasMaximum: uint16(m.TopicAliases), MaximumKeepAlive: uint16(m.MaxKeepAlive),
 		Topics:      topic.Limits{MaxBytes: m.MaxTopicBytes, MaxLevels: m.MaxTopicLevels},
-		MaxClientID: m.MaxClientID, MaxSubscriptions: m.MaxSubscriptions, CheckPayload: true,
+		MaxClientID: m.MaxClientID, MaxSubscriptions: m.MaxSubscriptions, MaxSubscriptionBytes: m.MaxSubscriptionBytes, CheckPayload: true,
 		MaxInflight: uint16(m.MaxInflight), QueueMessages: m.QueueMessages, QueueBytes: m.QueueBytes,
 	}
 	if c.Profile == config.Azure {

@@ -115,9 +115,14 @@ type MQTT struct {
 	MaxTopicBytes    int           `yaml:"maxTopicBytes"`    // 0: 65,535; azure: 256
 	MaxTopicLevels   int           `yaml:"maxTopicLevels"`   // default 128; azure: 15
 	MaxSubscriptions int           `yaml:"maxSubscriptions"` // of one session; default 10,000; 0: no bound; azure: 50
-	MaxInflight      int           `yaml:"maxInflight"`      // unacknowledged messages to one client; default 100
-	QueueMessages    int           `yaml:"queueMessages"`    // waiting for one client, 1 to 65,000; default 1000; azure: 100
-	QueueBytes       int           `yaml:"queueBytes"`       // default 8 MiB; azure: 1 MiB
+	// MaxSubscriptionBytes and SubscriptionBytes bound the memory, as it is
+	// estimated, that the subscriptions of one session take, and all.
+	MaxSubscriptionBytes int   `yaml:"maxSubscriptionBytes"` // default 16 MiB
+	SubscriptionBytes    int64 `yaml:"subscriptionBytes"`    // default 2 GiB
+	MaxMatches           int   `yaml:"maxMatches"`           // subscriptions of one client that match one topic; default 256
+	MaxInflight          int   `yaml:"maxInflight"`          // unacknowledged messages to one client; default 100
+	QueueMessages        int   `yaml:"queueMessages"`        // waiting for one client, 1 to 65,000; default 1000; azure: 100
+	QueueBytes           int   `yaml:"queueBytes"`           // default 8 MiB; azure: 1 MiB
 	// FullQueue is what becomes of messages for a stored session whose queue is
 	// full: dropOldest (default), dropNewest or endSession (azure).
 	FullQueue   string   `yaml:"fullQueue"`
@@ -181,7 +186,7 @@ func Default(p Profile) Config {
 		Resource: Resource{Subscription: zeros, Group: "rollcall", Namespace: "default", Location: "local"},
 		MQTT: MQTT{
 			MaxConnections: 100_000, ConnectTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-			MaxPacketSize: 1 << 20, ReceiveMaximum: 1000, TopicAliases: 10, ServerAliases: 10, MaxClientID: 512, MaxTopicLevels: 128, MaxSubscriptions: 10_000,
+			MaxPacketSize: 1 << 20, ReceiveMaximum: 1000, TopicAliases: 10, ServerAliases: 10, MaxClientID: 512, MaxTopicLevels: 128, MaxSubscriptions: 10_000, MaxSubscriptionBytes: 16 << 20, SubscriptionBytes: 2 << 30, MaxMatches: 256,
 			MaxInflight: 100, QueueMessages: 1000, QueueBytes: 8 << 20, FullQueue: "dropOldest", OutputBytes: 1 << 20,
 			Retained: Retained{Messages: 1_000_000, Bytes: 1 << 30, MessageBytes: 8 << 20},
 		},
@@ -365,6 +370,9 @@ func (v *validation) mqtt() {
 	v.count("mqtt.maxTopicBytes", m.MaxTopicBytes, 0, 65535)
 	v.count("mqtt.maxTopicLevels", m.MaxTopicLevels, 1, 65536)
 	v.count("mqtt.maxSubscriptions", m.MaxSubscriptions, 0, 1_000_000)
+	v.count("mqtt.maxSubscriptionBytes", m.MaxSubscriptionBytes, 1<<10, 1<<40)
+	v.count("mqtt.subscriptionBytes", int(m.SubscriptionBytes), 1<<10, 1<<46)
+	v.count("mqtt.maxMatches", m.MaxMatches, 1, 1_000_000)
 	v.count("mqtt.maxInflight", m.MaxInflight, 1, 65535)
 	v.count("mqtt.queueMessages", m.QueueMessages, 1, 65_000)
 	v.count("mqtt.queueBytes", m.QueueBytes, 1<<10, 1<<32)

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -30,7 +31,7 @@ type box struct {
 	mu        sync.Mutex
 	meta      stored.Session // what is stored, unless staged is
 	staged    *stagedMeta    // what an earlier turn has staged
-	shared    []string       // filters of shared subscriptions
+	shared    filters        // of shared subscriptions
 	conn      *conn          // nil: nobody is connected
 	will      *stored.Will   // to be published unless the client comes back
 	willKnown bool           // what is stored of it has been read
@@ -61,6 +62,7 @@ type box struct {
 	behind    bool                 // there are entries after cursor
 	feeding   bool                 // somebody is giving conn what it has room for
 	dead      bool                 // ended
+	ending    *session.Ending      // how, if terminate has ended it
 }
 
 // delivered is a queue entry that a connection has been given.
@@ -85,7 +87,7 @@ func (bx *box) subscriptions() []session.Subscription {
 	}
 	bx.realm.tree.Each(bx, add)
 	bx.mu.Lock()
-	shared := slices.Clone(bx.shared)
+	shared := slices.Collect(maps.Keys(bx.shared))
 	bx.mu.Unlock()
 	for _, f := range shared {
 		bx.realm.mu.Lock()
@@ -95,10 +97,8 @@ func (bx *box) subscriptions() []session.Subscription {
 			continue
 		}
 		grp.mu.Lock()
-		for _, m := range grp.members {
-			if m.box == bx {
-				add(f, m)
-			}
+		if i, ok := grp.places[bx]; ok {
+			add(f, grp.members[i])
 		}
 		grp.mu.Unlock()
 	}

@@ -144,6 +144,14 @@ type Options struct {
 	// FullQueue is what becomes of messages for a stored session whose queue is
 	// full. Default EndSession.
 	FullQueue FullQueue
+	// SubscriptionBytes bounds the memory that all subscriptions take, as
+	// topic.Weight estimates it: beyond it new ones are refused with 0x97. 0: no
+	// bound.
+	SubscriptionBytes int64
+	// MaxMatches is how many subscriptions of one client may match one topic. A
+	// client with more is ended (0x97, QuotaExceeded), and a stored session whose
+	// client is away with its subscriptions. 0: no bound.
+	MaxMatches int
 	// Loops is how many event loops serve plain TCP, on systems that have
 	// them; a connection belongs to one. Default one per core; below 0 none,
 	// and every connection has a goroutine.
@@ -242,6 +250,16 @@ func (b *Broker) subscriptions() (n int) {
 	defer b.mu.Unlock()
 	for _, rl := range b.realms {
 		n += rl.tree.Len()
+	}
+	return n
+}
+
+// subscriptionBytes is the memory that the subscriptions of all realms take.
+func (b *Broker) subscriptionBytes() (n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, rl := range b.realms {
+		n += rl.tree.Bytes() + rl.memberBytes.Load()
 	}
 	return n
 }

@@ -27,7 +27,9 @@ type conn struct {
 
 	partition uint8 // of the session's name
 
-	listens bool // the owner's: it has had subscriptions
+	// The owner's.
+	listens bool  // it has had subscriptions
+	batch   uint8 // packets to be handled under one lock; 0: it has just come
 
 	spoke spoke // in the broker's wheel, whose lock guards it
 
@@ -53,7 +55,7 @@ type conn struct {
 	abandoned bool           // the owner has stopped before
 	tells     bool           // the owner is to publish the Will
 	held      bool           // the Will waits in the box
-	shared    []string       // filters of shared subscriptions, if there is no box
+	shared    filters        // of shared subscriptions, if there is no box
 	waiting   chan struct{}  // somebody waits for room
 
 	catchUps   []func()       // called when what has arrived is handled

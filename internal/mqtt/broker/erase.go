@@ -15,31 +15,45 @@ import (
 // overflow ends a session whose queue is full (SessionOverflow).
 func (bx *box) overflow(r *round) {
 	bx.mu.Lock()
+	e := session.Ending{Reason: disconnect.SessionOverflow, Evidence: disconnect.Evidence{
+		Kind: disconnect.Limit, Detail: fmt.Sprintf("%d messages of %d bytes waited to be acknowledged; the limit is %d messages or %d bytes",
+			bx.messages, bx.bytes, bx.b.cfg.QueueMessages, bx.b.cfg.QueueBytes)}}
+	bx.mu.Unlock()
+	bx.terminate(r, e)
+}
+
+// terminate ends a session because it is past a limit: its client with 0x97, and
+// what is stored of it.
+func (bx *box) terminate(r *round, e session.Ending) {
+	bx.mu.Lock()
 	was := bx.dead
 	bx.dead = true
+	if !was {
+		bx.ending = &e
+	}
 	c := bx.conn
 	bx.mu.Unlock()
 	if was {
 		return
 	}
 	b := bx.b
-	b.metrics.sessions.WithLabelValues("SessionOverflow").Inc()
-	ending := bx.overflown()
-	b.opts.Log.Warn("a session has overflowed", "session", bx.name, "detail", ending.Evidence.Detail)
+	b.metrics.sessions.WithLabelValues(e.Reason.String()).Inc()
+	b.opts.Log.Warn("a session is past a limit and ends", "session", bx.name, "reason", e.Reason.String(), "detail", e.Evidence.Detail)
 	if c != nil {
-		c.end(r, ending, packet.QuotaExceeded)
+		c.end(r, e, packet.QuotaExceeded)
 		return
 	}
 	bx.erase()
 }
 
-// overflown is the end of a session that has overflowed.
-func (bx *box) overflown() session.Ending {
+// terminated is the end of a session that terminate has ended.
+func (bx *box) terminated() session.Ending {
 	bx.mu.Lock()
 	defer bx.mu.Unlock()
-	return session.Ending{Reason: disconnect.SessionOverflow, Evidence: disconnect.Evidence{
-		Kind: disconnect.Limit, Detail: fmt.Sprintf("%d messages of %d bytes waited to be acknowledged; the limit is %d messages or %d bytes",
-			bx.messages, bx.bytes, bx.b.cfg.QueueMessages, bx.b.cfg.QueueBytes)}}
+	if bx.ending != nil {
+		return *bx.ending
+	}
+	return session.Ending{Reason: disconnect.SessionOverflow, Evidence: disconnect.Evidence{Kind: disconnect.Limit, Detail: "the session has ended"}}
 }
 
 // erase ends a session without a connection that has overflowed or expired: in
@@ -59,7 +73,7 @@ func (bx *box) erase() {
 			if dead {
 				r := b.begin()
 				defer b.done(r)
-				c.end(r, bx.overflown(), packet.QuotaExceeded)
+				c.end(r, bx.terminated(), packet.QuotaExceeded)
 			}
 			return false
 		}

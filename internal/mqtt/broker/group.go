@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"slices"
 	"sync"
 
 	"rollcall/internal/mqtt/packet"
@@ -14,34 +13,52 @@ type group struct {
 
 	mu      sync.Mutex
 	members []grant
+	places  map[holder]int // of members
 	next    int
 }
 
-// join adds a member, or replaces its subscription.
-func (g *group) join(m grant) {
+// join adds a member, or replaces its subscription. It reports whether it is
+// new.
+func (g *group) join(m grant) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i := range g.members {
-		if g.members[i].is(m) {
-			g.members[i] = m
-			return
-		}
+	h := m.holder()
+	if i, ok := g.places[h]; ok {
+		g.members[i] = m
+		return false
 	}
+	if g.places == nil {
+		g.places = make(map[holder]int)
+	}
+	g.places[h] = len(g.members)
 	g.members = append(g.members, m)
+	return true
 }
 
-// leave removes a member and reports whether none is left.
-func (g *group) leave(m grant) (empty bool) {
+// leave removes a member. It reports whether it was one, and whether none is
+// left.
+func (g *group) leave(m grant) (left, empty bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if i := slices.IndexFunc(g.members, m.is); i >= 0 {
-		g.members = slices.Delete(g.members, i, i+1)
-		if i < g.next {
-			g.next--
+	h := m.holder()
+	i, ok := g.places[h]
+	if ok {
+		last := len(g.members) - 1
+		g.members[i] = g.members[last]
+		g.places[g.members[i].holder()] = i
+		g.members[last] = grant{}
+		g.members = g.members[:last]
+		delete(g.places, h)
+		if g.next > last {
+			g.next = 0
 		}
 	}
-	return len(g.members) == 0
+	return ok, len(g.members) == 0
 }
+
+// chooseMax is how many members are asked for one that is ready. The next
+// message goes on where this one ended.
+const chooseMax = 1024
 
 // choose returns the member that a message of that QoS goes to: the next one
 // that can be sent it now; else one that is connected; else, unless it would be
@@ -51,7 +68,7 @@ func (g *group) choose(qos packet.QoS, without grant) (grant, bool) {
 	defer g.mu.Unlock()
 	online, stored := -1, -1
 	n := len(g.members)
-	for k := range n {
+	for k := range min(n, chooseMax) {
 		i := (g.next + k) % n
 		m := g.members[i]
 		if m.is(without) && (without.conn != nil || without.box != nil) {
@@ -75,10 +92,15 @@ func (g *group) choose(qos packet.QoS, without grant) (grant, bool) {
 	if i < 0 {
 		i = stored
 	}
+	switch {
+	case n > chooseMax: // one that is ready may be further on
+		g.next = (g.next + chooseMax) % n
+	case i >= 0:
+		g.next = i + 1
+	}
 	if i < 0 {
 		return grant{}, false
 	}
-	g.next = i + 1
 	return g.members[i], true
 }
 

@@ -20,6 +20,8 @@ type metrics struct {
 	panics    prometheus.Counter
 	in, out   [16]prometheus.Counter // by packet type
 	packets   *prometheus.CounterVec
+
+	refusedSubscriptions prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -34,6 +36,8 @@ func newMetrics() *metrics {
 			Name: "rollcall_mqtt_messages_published_total", Help: "Messages accepted from clients, by QoS."}, []string{"qos"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rollcall_mqtt_connection_faults_total", Help: "Connections ended by a fault inside the server."}),
+		refusedSubscriptions: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rollcall_mqtt_subscriptions_refused_total", Help: "Subscriptions refused because all took as much memory as they may."}),
 		packets: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rollcall_mqtt_packets_total", Help: "MQTT packets, by direction and type."}, []string{"direction", "type"}),
 	}
@@ -64,6 +68,9 @@ func (b *Broker) Register(r prometheus.Registerer) error {
 	subs := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "rollcall_mqtt_subscriptions", Help: "MQTT subscriptions of connected clients."},
 		func() float64 { return float64(b.subscriptions()) })
-	return errors.Join(r.Register(m.connects), r.Register(m.dropped), r.Register(m.sessions), r.Register(m.published),
+	bytes := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "rollcall_mqtt_subscription_bytes", Help: "Memory that subscriptions take, estimated."},
+		func() float64 { return float64(b.subscriptionBytes()) })
+	return errors.Join(r.Register(bytes), r.Register(m.refusedSubscriptions), r.Register(m.connects), r.Register(m.dropped), r.Register(m.sessions), r.Register(m.published),
 		r.Register(m.panics), r.Register(m.packets), r.Register(subs))
 }

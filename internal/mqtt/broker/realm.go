@@ -2,6 +2,7 @@ package broker
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/stored"
@@ -12,6 +13,8 @@ import (
 type realm struct {
 	name string
 	tree *topic.Tree[holder, grant]
+
+	memberBytes atomic.Int64 // that members of shared subscriptions take
 
 	mu     sync.Mutex
 	boxes  map[string]*box         // stored sessions by name
@@ -92,7 +95,9 @@ func (rl *realm) subscribe(h holder, filter string, g grant) {
 		rl.groups[filter] = grp
 		rl.tree.Subscribe(inner, grp, grant{group: grp})
 	}
-	grp.join(g)
+	if grp.join(g) {
+		rl.memberBytes.Add(int64(topic.Weight(filter)))
+	}
 }
 
 // unsubscribe removes what subscribe gave.
@@ -104,16 +109,24 @@ func (rl *realm) unsubscribe(h holder, filter string, g grant) {
 	}
 	rl.mu.Lock()
 	defer rl.mu.Unlock()
-	if grp := rl.groups[filter]; grp != nil && grp.leave(g) {
+	grp := rl.groups[filter]
+	if grp == nil {
+		return
+	}
+	left, empty := grp.leave(g)
+	if left {
+		rl.memberBytes.Add(-int64(topic.Weight(filter)))
+	}
+	if empty {
 		delete(rl.groups, filter)
 		rl.tree.Unsubscribe(inner, grp)
 	}
 }
 
 // removeAll removes all subscriptions of h, whose shared ones are given.
-func (rl *realm) removeAll(h holder, shared []string, g grant) {
+func (rl *realm) removeAll(h holder, shared filters, g grant) {
 	rl.tree.RemoveAll(h)
-	for _, f := range shared {
+	for f := range shared {
 		rl.unsubscribe(h, f, g)
 	}
 }

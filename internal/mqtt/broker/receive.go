@@ -15,15 +15,42 @@ const (
 	over                   // the session has ended
 )
 
-// batchMax is how many packets are handled under one lock.
-const batchMax = 64
+// How many packets are handled under one lock: few of a connection that is new,
+// one where messages match many subscriptions, so that others have their turn.
+const (
+	batchMax   = 64
+	batchFirst = 8
+	batchWide  = 512 // subscriptions matched by a batch from which on the next is of one packet
+)
+
+// adapt sets the size of the next batch after one that has matched so many
+// subscriptions.
+func (c *conn) adapt(matched int) {
+	switch {
+	case matched >= batchWide:
+		c.batch = 1
+	case c.batch == 0:
+		c.batch = batchFirst * 2
+	default:
+		c.batch = min(batchMax, c.batch*2)
+	}
+}
+
+func (c *conn) batchSize() int {
+	if c.batch == 0 {
+		return batchFirst
+	}
+	return int(c.batch)
+}
 
 // receive acts on whole packets at the beginning of data: decode and step all
 // of them, then perform what follows. It returns how many bytes it took.
 func (c *conn) receive(r *round, data []byte) (used int, v verdict) {
 	a := takeActions()
+	before := r.fanned
 	used, v = c.take(r, data, a)
 	c.perform(r, a)
+	c.adapt(r.fanned - before)
 	a.put()
 	r.giveBack()
 	return used, v
@@ -35,7 +62,7 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 	c.heard = true
 	in := session.Input{Kind: session.Received, Congested: c.behind()}
 	plain := true
-	for range batchMax {
+	for range c.batchSize() {
 		switch {
 		case c.s.Ended():
 			return used, over

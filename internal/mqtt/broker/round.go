@@ -19,6 +19,7 @@ type round struct {
 	reader   *conn   // whose goroutine this is, if it is a connection's
 	dirty    []*conn // have output, to be written at the end
 	gathered int     // bytes of messages appended
+	fanned   int     // subscriptions that messages have matched
 	// remote: this is not the place to write. Connections of event loops are
 	// handed over to their loops, which write once for all that has gathered.
 	remote bool

@@ -130,6 +130,8 @@ func (b *Broker) fanOut(r *round, rl *realm, m *session.Message, p *publisher, c
 	defer r.putFan(f)
 	f.found = rl.tree.Match(m.Topic, f.found[:0])
 	f.collect(m)
+	r.fanned += len(f.found)
+	b.endExcessive(r, f)
 	var keep *publication
 	for i := range f.to {
 		t := &f.to[i]
@@ -138,6 +140,7 @@ func (b *Broker) fanOut(r *round, rl *realm, m *session.Message, p *publisher, c
 			t.note(m)
 		}
 		switch {
+		case t.ended:
 		case t.conn != nil:
 			t.conn.deliver(r, m, t.qos, t.retain, f.idsOf(t), t.share)
 		case qos == packet.QoS0:
@@ -287,10 +290,11 @@ func storageCode(err error) packet.ReasonCode {
 
 // fan is what routing one message needs. It is used again.
 type fan struct {
-	found []grant
-	to    []receiver
-	ids   []uint32
-	seen  map[holder]int // where in to, when there are many
+	found  []grant
+	to     []receiver
+	ids    []uint32
+	groups int            // shared subscriptions among them
+	seen   map[holder]int // where in to, when there are many
 }
 
 // receiver is one client that a message goes to.
@@ -298,6 +302,8 @@ type receiver struct {
 	conn   *conn
 	box    *box
 	share  string // the shared subscription that it comes by
+	found  int    // how many of its subscriptions match
+	ended  bool   // there are too many
 	first  int    // its subscription identifiers in fan.ids
 	n      int
 	qos    packet.QoS
@@ -331,7 +337,7 @@ func (f *fan) clear() {
 	clear(f.found) // no connection is kept alive
 	clear(f.to)
 	clear(f.seen)
-	f.to, f.ids = f.to[:0], f.ids[:0]
+	f.to, f.ids, f.groups = f.to[:0], f.ids[:0], 0
 }
 
 // collect makes receivers of the subscriptions found: those of one client are
@@ -344,6 +350,7 @@ func (f *fan) collect(m *session.Message) {
 		ids = ids || g.id != 0
 		if g.group != nil {
 			if member, ok := g.group.choose(m.QoS, grant{}); ok {
+				f.groups++
 				f.to = append(f.to, receiver{conn: member.conn, box: member.box, share: g.group.filter, qos: member.qos,
 					retain: m.Retain && member.asPublished, first: len(f.ids)})
 				f.addID(member.id)
@@ -354,6 +361,7 @@ func (f *fan) collect(m *session.Message) {
 			continue
 		}
 		if t := f.find(g); t != nil {
+			t.found++
 			t.qos = max(t.qos, g.qos)
 			t.retain = t.retain || m.Retain && g.asPublished
 			continue
@@ -364,7 +372,7 @@ func (f *fan) collect(m *session.Message) {
 			}
 			f.seen[g.holder()] = len(f.to)
 		}
-		f.to = append(f.to, receiver{conn: g.conn, box: g.box, qos: g.qos, retain: m.Retain && g.asPublished})
+		f.to = append(f.to, receiver{conn: g.conn, box: g.box, found: 1, qos: g.qos, retain: m.Retain && g.asPublished})
 	}
 	if ids {
 		f.collectIDs(m)

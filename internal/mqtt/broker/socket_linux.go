@@ -27,6 +27,7 @@ type socket struct {
 	adopted  bool
 	readable bool  // bytes, or the end, may be there to read
 	hup      bool  // the end may be there to read
+	tired    bool  // the others have their turn before what has arrived is handled
 	last     error // what the transport said last, after rest
 	closing  bool  // our side is closed; what arrives is thrown away
 	closed   bool
@@ -68,7 +69,7 @@ func (s *socket) checkCaughtUp(asked int) {
 	case s.conn.s.Ended(): // whoever settles the end tells
 	case s.closing, s.blocked && s.behind(), s.owes(): // no more is read for now
 		caughtUp = true
-	case s.frozen || s.conn.s.Paused(): // what has arrived is handled afterwards
+	case s.frozen || s.conn.s.Paused() || s.tired: // what has arrived is handled afterwards
 	default:
 		caughtUp = !s.readable || s.caught >= lastWordsBytes
 	}
@@ -211,6 +212,7 @@ func (s *socket) attend(r *round) {
 	doomed, failure := s.doomed, s.failure
 	output := s.unsent()
 	s.mu.Unlock()
+	s.tired = false
 	if asked > 0 { // an event that tells of bytes may be on its way
 		s.readable = true
 		if s.tls != nil {
@@ -339,18 +341,29 @@ func (s *socket) keep(data []byte) {
 // handle handles whole packets until the rest is none or nothing may be
 // handled now.
 func (s *socket) handle(r *round, data []byte) (used int, v verdict) {
+	before := r.fanned
 	for {
 		n, v := s.receive(r, data[used:])
 		used += n
-		if v != more {
+		if v != more || r.fanned-before >= turnWide {
 			return used, v
 		}
 	}
 }
 
+// turnWide is how many subscriptions the messages of one connection match before
+// others have their turn.
+const turnWide = 4096
+
 // verdict reports whether reading stops, and how if for good.
 func (s *socket) verdict(r *round, v verdict) (stop bool, err error) {
 	switch v {
+	case more: // after the others' turn
+		s.tired = true
+		s.mu.Lock()
+		s.post()
+		s.mu.Unlock()
+		return true, nil
 	case over:
 		return true, errEnded
 	case held:

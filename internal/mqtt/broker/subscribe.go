@@ -24,6 +24,8 @@ func (c *conn) granted(sub *session.Subscription) grant {
 // subscription is shared; the retained messages come last.
 func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions) {
 	c.listens = true
+	q = q.ForDriver()
+	c.b.refuseExcess(q)
 	c.attendTo(q)
 	bx := c.box
 	if bx == nil {
@@ -59,6 +61,28 @@ func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions)
 		}
 		c.replay(q)
 	}))
+}
+
+// refuseExcess refuses new subscriptions where all take as much memory as they
+// may.
+func (b *Broker) refuseExcess(q *session.Request) {
+	most := b.opts.SubscriptionBytes
+	if most == 0 {
+		return
+	}
+	taken := b.subscriptionBytes()
+	for i := range q.Subscriptions {
+		if q.Codes[i].Failed() || q.Existed[i] {
+			continue
+		}
+		w := int64(topic.Weight(q.Subscriptions[i].Filter))
+		if taken+w > most {
+			q.Codes[i] = packet.QuotaExceeded
+			b.metrics.refusedSubscriptions.Inc()
+			continue
+		}
+		taken += w
+	}
 }
 
 // acknowledge answers a SUBSCRIBE and calls now before anything else can be
@@ -139,7 +163,7 @@ func (c *conn) share(filter string) {
 	if _, _, shared, _ := topic.ParseShared(filter); shared {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.shared = addFilter(c.shared, filter)
+		c.shared.add(filter)
 	}
 }
 
@@ -147,20 +171,23 @@ func (c *conn) share(filter string) {
 func (c *conn) unshare(filter string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.shared = removeFilter(c.shared, filter)
+	c.shared.remove(filter)
 }
 
-func addFilter(list []string, filter string) []string {
-	for _, f := range list {
-		if f == filter {
-			return list
-		}
+// filters is a set of them. The zero one is empty.
+type filters map[string]struct{}
+
+func (l *filters) add(filter string) {
+	if *l == nil {
+		*l = make(filters)
 	}
-	return append(list, filter)
+	(*l)[filter] = struct{}{}
 }
 
-func removeFilter(list []string, filter string) []string {
-	return slices.DeleteFunc(list, func(f string) bool { return f == filter })
+func (l *filters) remove(filter string) {
+	if delete(*l, filter); len(*l) == 0 {
+		*l = nil
+	}
 }
 
 // subscribe adds a durable subscription, unless the session has ended. The
@@ -171,7 +198,7 @@ func (bx *box) subscribe(filter string, g grant) {
 	bx.mu.Lock()
 	dead := bx.dead
 	if shared && !dead {
-		bx.shared = addFilter(bx.shared, filter)
+		bx.shared.add(filter)
 	}
 	bx.mu.Unlock()
 	if dead {
@@ -186,7 +213,7 @@ func (bx *box) subscribe(filter string, g grant) {
 // unsubscribe takes a subscription away, durably.
 func (bx *box) unsubscribe(filter string) {
 	bx.mu.Lock()
-	bx.shared = removeFilter(bx.shared, filter)
+	bx.shared.remove(filter)
 	bx.mu.Unlock()
 	bx.realm.unsubscribe(bx, filter, bx.grant())
 }
@@ -196,6 +223,7 @@ func (c *conn) unsubscribe(q *session.Request, token uint64, a *actions) {
 	c.mu.Lock()
 	c.replays = slices.DeleteFunc(c.replays, func(o session.Subscription) bool { return slices.Contains(q.Filters, o.Filter) })
 	c.mu.Unlock()
+	q = q.ForDriver()
 	bx := c.box
 	if bx == nil {
 		for _, f := range q.Filters {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 
 	"rollcall/internal/mqtt/packet"
 )
@@ -76,6 +77,14 @@ type Request struct {
 	Filters       []string            // of UNSUBSCRIBE
 
 	prior []Subscription // those that are replaced
+}
+
+// ForDriver returns a copy whose codes the driver may change, and answer
+// Committed with: the session compares them with its own.
+func (r *Request) ForDriver() *Request {
+	own := *r
+	own.Codes = slices.Clone(r.Codes)
+	return &own
 }
 
 // Final is how an admitted session ended.

@@ -28,15 +28,18 @@ type Config struct {
 	AuthMethods             []string // of enhanced authentication; empty: not available
 
 	Topics           topic.Limits
-	MaxClientID      int  // bytes of a client id
-	MaxFilters       int  // topic filters in one SUBSCRIBE; 0: no bound
-	MaxSubscriptions int  // of a session; 0: no bound
-	MaxFieldBytes    int  // response topic, content type, correlation data each; 0: no bound
-	MaxUserBytes     int  // all user properties of a message; 0: no bound
-	RefuseUserProps  bool // user properties on anything but PUBLISH and Will
-	FatalNegativeAck bool // a PUBACK or PUBREC with a failure code ends the connection
-	ExpiryZeroNever  bool // Message Expiry Interval 0 means that it never expires
-	CheckPayload     bool // payloads that are said to be UTF-8 are checked
+	MaxClientID      int // bytes of a client id
+	MaxFilters       int // topic filters in one SUBSCRIBE; 0: no bound
+	MaxSubscriptions int // of a session; 0: no bound
+	// MaxSubscriptionBytes bounds the memory that a session's subscriptions take,
+	// as topic.Weight estimates it; 0: no bound.
+	MaxSubscriptionBytes int
+	MaxFieldBytes        int  // response topic, content type, correlation data each; 0: no bound
+	MaxUserBytes         int  // all user properties of a message; 0: no bound
+	RefuseUserProps      bool // user properties on anything but PUBLISH and Will
+	FatalNegativeAck     bool // a PUBACK or PUBREC with a failure code ends the connection
+	ExpiryZeroNever      bool // Message Expiry Interval 0 means that it never expires
+	CheckPayload         bool // payloads that are said to be UTF-8 are checked
 
 	MaxInflight uint16 // unacknowledged QoS 1 and 2 messages to the client, 1 to 65,535
 	// QueueMessages and QueueBytes (of their content) are how much may wait in

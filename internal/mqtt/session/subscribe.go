@@ -38,6 +38,10 @@ func (s *Session) subscribe(p *packet.Subscribe, out []Action) []Action {
 			r.Codes[i] = packet.QuotaExceeded
 			continue
 		}
+		if most := s.cfg.MaxSubscriptionBytes; !have && most > 0 && s.subs.bytes+topic.Weight(sub.Filter) > most {
+			r.Codes[i] = packet.QuotaExceeded
+			continue
+		}
 		if r.Existed[i] = have; have {
 			if r.prior == nil {
 				r.prior = make([]Subscription, n)

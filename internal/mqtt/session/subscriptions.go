@@ -3,6 +3,8 @@ package session
 import (
 	"slices"
 	"strings"
+
+	"rollcall/internal/mqtt/topic"
 )
 
 // subscriptions are those of a session, by filter. Few are a list, which takes
@@ -10,6 +12,8 @@ import (
 type subscriptions struct {
 	few  []Subscription // in the order of arrival
 	many map[string]Subscription
+
+	bytes int // the sum of their weights
 }
 
 const fewSubscriptions = 16
@@ -37,6 +41,13 @@ func (l *subscriptions) get(filter string) (Subscription, bool) {
 }
 
 func (l *subscriptions) put(s Subscription) {
+	if _, have := l.get(s.Filter); !have {
+		l.bytes += topic.Weight(s.Filter)
+	}
+	l.store(s)
+}
+
+func (l *subscriptions) store(s Subscription) {
 	if l.many != nil {
 		l.many[s.Filter] = s
 		return
@@ -58,6 +69,14 @@ func (l *subscriptions) put(s Subscription) {
 }
 
 func (l *subscriptions) remove(filter string) bool {
+	existed := l.delete(filter)
+	if existed {
+		l.bytes -= topic.Weight(filter)
+	}
+	return existed
+}
+
+func (l *subscriptions) delete(filter string) bool {
 	if l.many != nil {
 		n := len(l.many)
 		if delete(l.many, filter); len(l.many) == 0 {

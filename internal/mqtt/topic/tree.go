@@ -19,6 +19,14 @@ type Tree[K comparable, V any] struct {
 	root  node[K, V]
 	byKey map[K]*list[string, *node[K, V]] // each key's filters and where they end
 	count int
+	bytes int64 // see Weight
+}
+
+// Weight is about how many bytes of memory a subscription to a filter takes where
+// no other shares its levels: a filter of many short levels takes much more than
+// its length.
+func Weight(filter string) int {
+	return 256 + 2*len(filter) + 96*(strings.Count(filter, "/")+1)
 }
 
 // NewTree returns an empty tree.
@@ -44,6 +52,7 @@ func (t *Tree[K, V]) Subscribe(filter string, key K, v V) (old V, replaced bool)
 		return old, true
 	}
 	t.count++
+	t.bytes += int64(Weight(filter))
 	own := t.byKey[key]
 	if own == nil {
 		own = new(list[string, *node[K, V]])
@@ -69,7 +78,7 @@ func (t *Tree[K, V]) Unsubscribe(filter string, key K) (old V, existed bool) {
 	if len(own.entries) == 0 {
 		delete(t.byKey, key)
 	}
-	return t.drop(n, key), true
+	return t.drop(n, filter, key), true
 }
 
 // RemoveAll removes all subscriptions of key and returns how many there were.
@@ -82,15 +91,17 @@ func (t *Tree[K, V]) RemoveAll(key K) int {
 	}
 	delete(t.byKey, key)
 	for i := range own.entries {
-		t.drop(own.entries[i].value, key)
+		t.drop(own.entries[i].value, own.entries[i].key, key)
 	}
 	return len(own.entries)
 }
 
-// drop removes key from n and n from the tree if nothing needs it any more.
-func (t *Tree[K, V]) drop(n *node[K, V], key K) V {
+// drop removes key from n, where filter ends, and n from the tree if nothing
+// needs it any more.
+func (t *Tree[K, V]) drop(n *node[K, V], filter string, key K) V {
 	old, _ := n.subs.remove(key)
 	t.count--
+	t.bytes -= int64(Weight(filter))
 	if len(n.subs.entries) == 0 {
 		n.subs = nil
 	}
@@ -139,6 +150,13 @@ func (t *Tree[K, V]) Len() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.count
+}
+
+// Bytes returns the sum of the subscriptions' weights.
+func (t *Tree[K, V]) Bytes() int64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.bytes
 }
 
 // Match appends to dst every subscription whose filter matches name, in no
