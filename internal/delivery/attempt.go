@@ -21,7 +21,7 @@ func (q *Queue) run(ctx context.Context) {
 			return
 		}
 		first = false
-		began := q.d.clock.Now()
+		began := q.d.now()
 		r := a.destination.Deliver(ctx, a.Attempt)
 		q.judge(ctx, a, r, began)
 	}
@@ -31,7 +31,7 @@ func (q *Queue) run(ctx context.Context) {
 // up events whose time to live has passed on the way.
 func (q *Queue) next(ctx context.Context, first bool) *attempt {
 	for {
-		now := q.d.clock.Now()
+		now := q.d.now()
 		q.mu.Lock()
 		if first {
 			q.starting--
@@ -79,7 +79,7 @@ func (q *Queue) pick(now time.Time) (items []*item, changes []change) {
 	}
 	for len(items) < limit && q.ready.len() > 0 {
 		it := q.ready.pop()
-		if reason := q.spent(it, now); reason != 0 {
+		if reason := q.spent(it); reason != 0 {
 			if q.health.onProbation() {
 				it.rec.outcome = Probation
 			}
@@ -96,11 +96,11 @@ func (q *Queue) pick(now time.Time) (items []*item, changes []change) {
 	return items, changes
 }
 
-func (q *Queue) spent(it *item, now time.Time) Reason {
+func (q *Queue) spent(it *item) Reason {
 	switch {
 	case it.rec.attempts >= q.sub.Retry.MaxAttempts:
 		return MaxDeliveryAttemptsExceeded
-	case now.Sub(it.event.Accepted) >= q.sub.Retry.TTL:
+	case q.d.steady.Steady().Sub(it.event.Accepted) >= q.sub.Retry.TTL:
 		return TimeToLiveExceeded
 	}
 	return 0
@@ -119,7 +119,7 @@ func (q *Queue) compose(sub Subscription, items []*item) *attempt {
 	if n < len(items) {
 		q.mu.Lock()
 		q.ready.unshift(items[n:])
-		q.grow(q.d.clock.Now())
+		q.grow(q.d.now())
 		q.mu.Unlock()
 		items = items[:n]
 	}
@@ -134,7 +134,7 @@ func (q *Queue) compose(sub Subscription, items []*item) *attempt {
 
 // judge settles an attempt.
 func (q *Queue) judge(ctx context.Context, a *attempt, r Result, began time.Time) {
-	now := q.d.clock.Now()
+	now := q.d.now()
 	q.d.metrics.attempt(r.Outcome, now.Sub(began))
 	q.mu.Lock()
 	if q.gone {
@@ -161,7 +161,7 @@ func (q *Queue) judge(ctx context.Context, a *attempt, r Result, began time.Time
 	if current {
 		q.health.observe(&q.d.set.Probation, r, began, now, q.d.set.RetryAfterCap)
 	}
-	q.tally.observe(r, now)
+	q.tally.observe(r, q.d.clock.Now())
 	if r.Verdict == Delivered {
 		q.tally.delivered += uint64(len(a.items))
 		q.d.metrics.delivered.Add(float64(len(a.items)))
@@ -183,7 +183,7 @@ func (q *Queue) judge(ctx context.Context, a *attempt, r Result, began time.Time
 // memory is ahead of the one on disk until the change is durable, so the old
 // place is kept in the change.
 func (q *Queue) fail(it *item, r Result, now time.Time) []change {
-	it.rec.outcome, it.rec.last = r.Outcome, now.UnixNano()
+	it.rec.outcome, it.rec.last = r.Outcome, q.d.clock.Now().UnixNano()
 	switch {
 	case r.Verdict == Refused:
 		return q.giveUp(it, UndeliverableDueToClientError, now)

@@ -37,7 +37,7 @@ func (q *Queue) apply(changes []change) {
 	}
 	q.writes += len(byPartition)
 	if settled {
-		q.kick(q.d.clock.Now())
+		q.kick(q.d.now())
 	}
 	q.mu.Unlock()
 	for _, cs := range byPartition {
@@ -89,7 +89,7 @@ func (q *Queue) write(cs []change) {
 func (q *Queue) wrote(cs []change, r store.Result) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	now := q.d.clock.Now()
+	now := q.d.now()
 	if r.Err != nil && !q.gone {
 		q.d.metrics.writeFailures.Inc()
 		if q.stopped || errors.Is(r.Err, store.ErrClosed) {

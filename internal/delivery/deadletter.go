@@ -24,7 +24,7 @@ const (
 // settled only when its file is on disk.
 func (q *Queue) bury(ctx context.Context) {
 	for {
-		now := q.d.clock.Now()
+		now := q.d.now()
 		q.mu.Lock()
 		items := oneFile(q.doomed)
 		if len(items) == 0 || !q.live() || ctx.Err() != nil {
@@ -38,7 +38,7 @@ func (q *Queue) bury(ctx context.Context) {
 
 		var err error
 		if sub.DeadLetter != "" {
-			err = q.d.writeDeadLetters(sub, items, now)
+			err = q.d.writeDeadLetters(sub, items)
 		}
 		q.mu.Lock()
 		if errors.Is(err, errNoSpace) {
@@ -111,7 +111,7 @@ func (q *Queue) buried(sub Subscription, items []*item, err error, now time.Time
 
 // writeDeadLetters writes one file of JSON lines and syncs it:
 // <root>/<directory>/<NAME>/<yyyy>/<M>/<d>/<H>/<guid>.jsonl, times in UTC.
-func (d *Dispatcher) writeDeadLetters(sub Subscription, items []*item, now time.Time) error {
+func (d *Dispatcher) writeDeadLetters(sub Subscription, items []*item) error {
 	if d.deadLetterRoot == "" {
 		return errors.New("no dead-letter root is configured")
 	}
@@ -122,7 +122,7 @@ func (d *Dispatcher) writeDeadLetters(sub Subscription, items []*item, now time.
 	if !d.dead.take(int64(len(body))) {
 		return errNoSpace
 	}
-	now = now.UTC()
+	now := d.clock.Now()
 	parts := []string{sub.DeadLetter, strings.ToUpper(sub.Name), strconv.Itoa(now.Year()), strconv.Itoa(int(now.Month())),
 		strconv.Itoa(now.Day()), strconv.Itoa(now.Hour())}
 	dir, err := makeDirs(d.deadLetterRoot, parts)

@@ -136,7 +136,7 @@ func (s *deadSpace) room(n int64) bool {
 	case short && !s.short:
 		s.d.log.Warn("dead-lettering waits for disk space; the events are kept", "spareBytes", max(0, spare))
 	case !short && s.short:
-		s.returned = s.d.clock.Now()
+		s.returned = s.d.now()
 		s.d.log.Info("dead-lettering goes on, there is disk space again")
 	}
 	s.short = short
@@ -212,7 +212,7 @@ func (s *deadSpace) prune() {
 
 // pruneOnce reports whether there may be more to be removed.
 func (s *deadSpace) pruneOnce() bool {
-	set, now := s.d.set.DeadLetters, s.d.clock.Now()
+	set, now := s.d.set.DeadLetters, s.d.steady.Steady()
 	total, files, err := s.walk(now)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.d.log.Error("the dead-letter directory cannot be counted", "err", err)

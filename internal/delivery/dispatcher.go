@@ -37,6 +37,8 @@ type Options struct {
 type Dispatcher struct {
 	engine         store.Engine
 	clock          clock.Clock
+	steady         *clock.Steady // judges what was accepted long ago
+	start          atomic.Int64  // see now
 	log            *slog.Logger
 	set            Settings
 	deadLetterRoot string
@@ -102,6 +104,8 @@ func Open(o Options) (*Dispatcher, error) {
 	d.dead.d = d
 	d.metrics = newMetrics(d)
 	d.events = newEventLog(d)
+	d.steady = clock.SteadyOf(o.Clock)
+	d.start.Store(d.steady.Steady().UnixNano() - int64(o.Clock.Monotonic()))
 	d.free.Store(int64(o.Settings.Workers))
 	return d, nil
 }
@@ -167,6 +171,27 @@ func (d *Dispatcher) Source(realm string) *Source {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.source(realm)
+}
+
+// now is what everything is due by, and held back until: the time that has
+// passed since the start, counted from what the clock said then. It does not
+// jump when the clock is set, so that a delay of ten seconds is ten seconds. To
+// people the clock's time is told.
+func (d *Dispatcher) now() time.Time {
+	return time.Unix(0, d.start.Load()+int64(d.clock.Monotonic())).UTC()
+}
+
+// reach makes now late enough for a retry record that is due then: if it is due
+// later than any can be, the clock has been set back between two starts.
+func (d *Dispatcher) reach(due int64) {
+	s := &d.set
+	longest := max(s.RetryAfterCap, s.RetryFloor, s.BusyFloor, s.TimeoutFloor, s.Probation.Cap, s.DeadLetterDelay, 5*time.Minute)
+	for _, step := range s.Schedule {
+		longest = max(longest, time.Duration(float64(step)*(1+s.Jitter)))
+	}
+	if early := due - int64(longest) - d.now().UnixNano(); early > 0 {
+		d.start.Add(early)
+	}
 }
 
 // Loaded is closed once Run has read the progress of all subscriptions. Until

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/delivery"
 	"rollcall/internal/event"
 	"rollcall/internal/store"
@@ -116,6 +117,8 @@ type harness struct {
 	engine *shaky
 	set    delivery.Settings
 	root   string
+	clock  clock.Clock   // nil: the bubble's
+	ahead  time.Duration // of the bubble's time, when events are accepted
 	began  time.Time
 
 	d      *delivery.Dispatcher
@@ -149,7 +152,7 @@ func inBubble(t *testing.T, f func(t *testing.T, h *harness)) {
 func (h *harness) start(subs ...delivery.Subscription) {
 	h.t.Helper()
 	d, err := delivery.Open(delivery.Options{
-		Engine: h.engine, Settings: h.set, DeadLetterRoot: h.root, Random: func() float64 { return 0 },
+		Engine: h.engine, Clock: h.clock, Settings: h.set, DeadLetterRoot: h.root, Random: func() float64 { return 0 },
 	})
 	if err != nil {
 		h.t.Fatal(err)
@@ -200,7 +203,7 @@ func (h *harness) publish(n int, subs ...uint64) []string {
 	for range n {
 		h.next++
 		id := fmt.Sprintf("event-%04d", h.next)
-		h.publishEvent(&event.Event{ID: id, Type: "T", Source: "/source", Time: time.Now(), Accepted: time.Now(),
+		h.publishEvent(&event.Event{ID: id, Type: "T", Source: "/source", Time: time.Now(), Accepted: time.Now().Add(h.ahead),
 			OutputID: "out-" + id, Data: []byte(`{"n":1}`)}, subs...)
 		ids = append(ids, id)
 	}

@@ -144,7 +144,7 @@ func (q *Queue) resume(p uint8, c cursorRecord, log *logCount, known uint64) {
 	}
 	for _, early := range l.early {
 		if early > endOf(known) {
-			l.leave(unixNano(q.d.clock.Now()))
+			l.leave(unixNano(q.d.steady.Steady()))
 		}
 	}
 	l.early = nil
@@ -420,6 +420,7 @@ func (q *Queue) resumeShelf(it store.Iterator, p uint8, own []byte, k shelfKind)
 	if err := it.Err(); err != nil || s.count == 0 {
 		return err
 	}
+	q.d.reach(last)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	l.shelf[k] = s

@@ -123,7 +123,7 @@ func (q *Queue) offer(partition uint8, p position, e *event.Event, size int) {
 	}
 	q.take(l, p, e, size)
 	l.seen = p
-	now := q.d.clock.Now()
+	now := q.d.now()
 	q.grow(now)
 	if q.running == 0 { // held back: the timer has to start a worker
 		q.arm(now)
@@ -309,7 +309,7 @@ func (q *Queue) ring(serial uint64) {
 		return
 	}
 	q.timer, q.timerAt = nil, time.Time{}
-	q.kick(q.d.clock.Now())
+	q.kick(q.d.now())
 }
 
 // stop ends all work but that of goroutines under way.
@@ -331,7 +331,7 @@ func (q *Queue) set(s Subscription) {
 		q.throttle = throttle{}
 	}
 	q.sub = s
-	q.kick(q.d.clock.Now())
+	q.kick(q.d.now())
 }
 
 // start lets a queue work whose progress is known.
@@ -339,7 +339,7 @@ func (q *Queue) start() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.loaded = true
-	q.kick(q.d.clock.Now())
+	q.kick(q.d.now())
 }
 
 // worker is a goroutine of a queue.

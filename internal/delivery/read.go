@@ -58,7 +58,7 @@ func (q *Queue) read(ctx context.Context) {
 		}
 		before, err := q.pass()
 		q.d.endRead()
-		now := q.d.clock.Now()
+		now := q.d.now()
 		q.mu.Lock()
 		if err != nil {
 			q.d.log.Error("reading pending events failed", "subscription", q.sub.Name, "err", err)
@@ -85,7 +85,7 @@ func (q *Queue) endRead() {
 // pass reads once through all lanes, on one snapshot. It returns the measure of
 // progress from before.
 func (q *Queue) pass() (before uint64, err error) {
-	now := q.d.clock.Now()
+	now := q.d.now()
 	q.mu.Lock()
 	if !q.live() {
 		before = q.progress
@@ -135,7 +135,7 @@ func (q *Queue) pass() (before uint64, err error) {
 			}
 		}
 	}
-	q.grow(q.d.clock.Now())
+	q.grow(q.d.now())
 	q.mu.Unlock()
 	return before, failed
 }
@@ -250,7 +250,7 @@ func (q *Queue) accept(l *lane, batch []logged, last position) bool {
 	}
 	l.dirty = true
 	q.touch()
-	q.grow(q.d.clock.Now())
+	q.grow(q.d.now())
 	return true
 }
 

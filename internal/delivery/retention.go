@@ -31,7 +31,7 @@ func (l *eventLog) surplus() []*cut {
 // trimOld deletes what was accepted too long ago, and whatever the store has
 // refused to delete before.
 func (l *eventLog) trimOld() {
-	oldest := l.d.clock.Now().Add(-l.d.set.Retention.Age).UnixNano()
+	oldest := l.d.steady.Steady().Add(-l.d.set.Retention.Age).UnixNano()
 	old := func(s *segment) bool { return s.newest < oldest }
 	l.mu.Lock()
 	l.sealAll(old)

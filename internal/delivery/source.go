@@ -92,12 +92,12 @@ func (s *Source) Doubt(id store.ID, partition uint8, ordinal uint16, e *event.Ev
 	s.mu.Lock()
 	s.parts[partition].doubts++
 	s.mu.Unlock()
-	deadline := s.d.clock.Now().Add(settleBy)
+	deadline := s.d.clock.Monotonic() + settleBy
 	var ask func()
 	ask = func() {
 		r, known, err := s.d.engine.Outcome(context.Background(), id)
 		asked := err == nil && known // and an unknown outcome is the last word
-		if !asked && s.d.clock.Now().Before(deadline) && !s.d.isStopping() {
+		if !asked && s.d.clock.Monotonic() < deadline && !s.d.isStopping() {
 			s.d.clock.AfterFunc(100*time.Millisecond, ask)
 			return
 		}
@@ -146,7 +146,7 @@ func (q *Queue) adopt(partition uint8, p position, e *event.Event) {
 	q.d.metrics.matched.Inc()
 	it := &item{lane: l, pos: p, event: e, counter: &q.retrying}
 	q.hold(it, e.Size())
-	next := retryRecord{shelf: waiting, due: q.d.clock.Now().UnixNano(), accepted: unixNano(e.Accepted)}
+	next := retryRecord{shelf: waiting, due: q.d.now().UnixNano(), accepted: unixNano(e.Accepted)}
 	q.mu.Unlock()
 	q.apply([]change{{item: it, keep: true, next: next}})
 }

@@ -164,8 +164,8 @@ func (q *Queue) Tally() Tally {
 	if pending > 0 {
 		t.OldestPending = q.oldest()
 	}
-	if q.health.remaining(q.d.clock.Now()) > 0 {
-		t.ProbationUntil = q.health.heldUntil()
+	if rest := q.health.remaining(q.d.now()); rest > 0 {
+		t.ProbationUntil = q.d.clock.Now().Add(rest)
 	}
 	return t
 }

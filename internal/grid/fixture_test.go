@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/delivery"
 	"rollcall/internal/delivery/webhook"
 	"rollcall/internal/event"
@@ -30,6 +31,7 @@ type fixture struct {
 	base   string
 	root   string
 	types  []string
+	clock  clock.Clock // nil: the machine's
 
 	grid   *grid.Grid
 	d      *delivery.Dispatcher
@@ -68,7 +70,7 @@ func (f *fixture) open() {
 		f.t.Fatal(err)
 	}
 	f.grid, err = grid.Open(grid.Options{
-		Engine: f.engine, Dispatcher: f.d, Webhooks: hooks, Settings: f.set, DeadLetters: true,
+		Engine: f.engine, Dispatcher: f.d, Webhooks: hooks, Settings: f.set, DeadLetters: true, Clock: f.clock,
 		BaseURL:    func() string { return f.base },
 		EventTypes: func(grid.Source) []string { return f.types },
 	})

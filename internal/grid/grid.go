@@ -108,7 +108,7 @@ type Grid struct {
 	engine      store.Engine
 	dispatcher  *delivery.Dispatcher
 	webhooks    *webhook.Client
-	clock       clock.Clock
+	clock       *clock.Steady
 	log         *slog.Logger
 	set         Settings
 	newID       func() string
@@ -158,7 +158,7 @@ func Open(o Options) (*Grid, error) {
 		o.EventTypes = func(Source) []string { return nil }
 	}
 	g := &Grid{
-		engine: o.Engine, dispatcher: o.Dispatcher, webhooks: o.Webhooks, clock: o.Clock, log: o.Log, set: o.Settings,
+		engine: o.Engine, dispatcher: o.Dispatcher, webhooks: o.Webhooks, clock: clock.SteadyOf(o.Clock), log: o.Log, set: o.Settings,
 		newID: o.NewID, newToken: o.NewToken, baseURL: o.BaseURL, eventTypes: o.EventTypes, deadLetters: o.DeadLetters,
 		metrics: newMetrics(),
 		wake:    make(chan struct{}, 1),

@@ -35,7 +35,7 @@ func (g *Grid) plan(r, old *record) (token string) {
 	r.Narration = nil
 	r.tell(now, fmt.Sprintf("The endpoint %s has to consent before events are sent to it.", r.Wanted.Destination.BaseURL()))
 	token = g.newToken()
-	r.Token, r.Deadline = hashToken(token), now.Add(g.set.ValidationWindow)
+	r.Token, r.Deadline = hashToken(token), g.clock.Steady().Add(g.set.ValidationWindow)
 	return token
 }
 
@@ -57,7 +57,7 @@ func (g *Grid) resumeOne(ctx context.Context, k entryKey, hash string) {
 		}
 		r := *old
 		now := g.clock.Now()
-		r.Token, r.Deadline = hashToken(token), now.Add(g.set.ValidationWindow)
+		r.Token, r.Deadline = hashToken(token), g.clock.Steady().Add(g.set.ValidationWindow)
 		r.tell(now, "The server was restarted; the endpoint is asked again.")
 		return &r, nil
 	})
@@ -177,7 +177,7 @@ func (g *Grid) conclude(ctx context.Context, rec *record, hash string, a webhook
 		case a.Consent == webhook.Granted:
 			r.grant(now, a.Rate)
 		case a.Consent == webhook.Awaiting && g.baseURL() != "":
-			r.State, r.Deadline = AwaitingManualAction, now.Add(g.set.ValidationWindow)
+			r.State, r.Deadline = AwaitingManualAction, g.clock.Steady().Add(g.set.ValidationWindow)
 			r.tell(now, fmt.Sprintf("Waiting until %s for a GET of the validation URL that was sent to the endpoint.", event.FormatTime(r.Deadline)))
 		case a.Consent == webhook.Awaiting && r.Wanted.Schema == event.EventGrid:
 			r.fail(now, "Webhook validation handshake failed for "+base+". The endpoint answered without the validation code, and there is no address at which it could be confirmed by hand.")
@@ -248,7 +248,7 @@ func (g *Grid) Confirm(ctx context.Context, token string, header http.Header) er
 	live := g.narration(k)
 	_, _, err := g.change(ctx, k, Condition{}, func(old *record) (*record, error) {
 		now := g.clock.Now()
-		if old == nil || old.Token != hash || !old.State.settling() || !now.Before(old.Deadline) {
+		if old == nil || old.Token != hash || !old.State.settling() || !g.clock.Steady().Before(old.Deadline) {
 			return nil, refused
 		}
 		r := *old
@@ -276,16 +276,35 @@ func (g *Grid) arm(e *entry) {
 		return
 	}
 	k := e.rec.key()
-	e.timer = g.clock.AfterFunc(max(0, next.Sub(g.clock.Now())), func() {
+	// A timer measures how much time passes, and by the clock the moment can
+	// come earlier or later than that: it is looked at again and again.
+	wait := min(max(0, next.Sub(g.clock.Steady())), lookAgain)
+	e.timer = g.clock.AfterFunc(wait, func() {
+		if g.clock.Steady().Before(next) {
+			g.rearm(k)
+			return
+		}
 		g.do(func(ctx context.Context) { g.lapse(ctx, k) })
 	})
+}
+
+// lookAgain is how often it is looked whether a subscription has run out.
+const lookAgain = time.Minute
+
+// rearm sets the timer of an entry that has not run out.
+func (g *Grid) rearm(k entryKey) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if e := g.entries[k]; e != nil {
+		g.arm(e)
+	}
 }
 
 // lapse ends what has run out: the subscription, or the time to confirm it.
 func (g *Grid) lapse(ctx context.Context, k entryKey) {
 	expired, err := g.remove(ctx, k, func(old *record, _ store.Revision) bool {
 		at := old.Wanted.Expiration
-		return !at.IsZero() && !g.clock.Now().Before(at)
+		return !at.IsZero() && !g.clock.Steady().Before(at)
 	})
 	if expired {
 		g.log.Info("event subscription expired", "subscription", k.name)
@@ -295,7 +314,7 @@ func (g *Grid) lapse(ctx context.Context, k entryKey) {
 	if f, ok := fault.As(err); ok && f.Code == fault.PreconditionFailed { // it has not expired
 		_, _, err = g.change(ctx, k, Condition{}, func(old *record) (*record, error) {
 			now := g.clock.Now()
-			if old == nil || old.State != AwaitingManualAction || now.Before(old.Deadline) {
+			if old == nil || old.State != AwaitingManualAction || g.clock.Steady().Before(old.Deadline) {
 				return nil, errUnchanged
 			}
 			r := *old
@@ -308,6 +327,10 @@ func (g *Grid) lapse(ctx context.Context, k entryKey) {
 		})
 		if err == nil {
 			g.countHandshake(k, nil)
+			return
+		}
+		if errors.Is(err, errUnchanged) { // it was changed meanwhile, or the clock was set back
+			g.rearm(k)
 			return
 		}
 	}

@@ -34,7 +34,7 @@ func (g *Grid) Put(ctx context.Context, src Source, name string, p Properties, c
 	p = p.withDefaults()
 	var bad fault.List
 	bad.Add(ValidateName(name))
-	bad = append(bad, g.validate(p, g.eventTypes(src), g.clock.Now())...)
+	bad = append(bad, g.validate(p, g.eventTypes(src), g.clock.Steady())...)
 	if err := bad.Err(); err != nil {
 		return Subscription{}, false, err
 	}

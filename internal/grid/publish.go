@@ -39,7 +39,7 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 // may be called from many goroutines; it takes no lock.
 func (g *Grid) Stage(b *store.Batch, partition uint8, src Source, ev *event.Event) Staged {
 	if ev.Accepted.IsZero() {
-		ev.Accepted = g.clock.Now()
+		ev.Accepted = g.clock.Steady()
 	}
 	if ev.OutputID == "" {
 		ev.OutputID = g.newID()

@@ -54,7 +54,7 @@ const userAgent = "rollcall"
 // Client makes requests to webhooks.
 type Client struct {
 	rules   Rules
-	clock   clock.Clock
+	clock   *clock.Steady
 	http    *http.Transport // used as it is: it follows no redirect and keeps no cookie
 	timeout time.Duration
 	origin  string
@@ -118,7 +118,7 @@ func New(o Options) (*Client, error) {
 		t.Proxy = http.ProxyURL(o.Proxy)
 	}
 	return &Client{
-		rules: o.Rules, clock: o.Clock, timeout: o.ResponseTimeout, origin: o.Origin,
+		rules: o.Rules, clock: clock.SteadyOf(o.Clock), timeout: o.ResponseTimeout, origin: o.Origin,
 		origins: []string{o.Origin}, rate: o.RequestRate,
 		http: t, drains: make(chan struct{}, maxDrains),
 	}, nil

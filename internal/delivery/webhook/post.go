@@ -87,7 +87,7 @@ func (d *Destination) Deliver(ctx context.Context, a delivery.Attempt) delivery.
 	}
 	res := delivery.OfStatus(got.status)
 	if res.Verdict != delivery.Delivered {
-		res.RetryAfter = retryAfter(got.header.Get("Retry-After"), d.client.clock.Now())
+		res.RetryAfter = retryAfter(got.header.Get("Retry-After"), d.client.clock.Steady())
 		res.Detail = statusText(got.status)
 	}
 	return res

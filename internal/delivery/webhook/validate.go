@@ -123,7 +123,7 @@ func (c *Client) declined(got answer) Answer {
 	switch got.status {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		a.Consent, a.RetryAfter = Unanswered, retryAfter(got.header.Get("Retry-After"), c.clock.Now())
+		a.Consent, a.RetryAfter = Unanswered, retryAfter(got.header.Get("Retry-After"), c.clock.Steady())
 	}
 	return a
 }
