@@ -49,10 +49,10 @@ func (s *Server) openRegistry(ctx context.Context, ev *events) (err error) {
 type gatekeeper struct{ *registry.Registry }
 
 // Admit implements broker.Gatekeeper.
-func (g gatekeeper) Admit(ctx context.Context, c broker.Credentials) (broker.Identity, error) {
+func (g gatekeeper) Admit(c broker.Credentials, later func(broker.Identity, error)) (broker.Identity, bool, error) {
 	p := registry.Proof{
 		ClientID: c.ClientID, UserName: c.UserName, HasUser: c.HasUser, Password: c.Password,
-		Loopback: c.Info.Loopback, Confidential: c.Info.Confidential, Source: c.Info.Remote,
+		Loopback: c.Info.Loopback, Confidential: c.Info.Confidential, Source: c.Info.Remote, Wanted: c.Wanted,
 	}
 	if host, _, err := net.SplitHostPort(c.Info.Remote); err == nil {
 		p.Source = host
@@ -60,7 +60,16 @@ func (g gatekeeper) Admit(ctx context.Context, c broker.Credentials) (broker.Ide
 	if t := c.Info.TLS; t != nil && len(t.PeerCertificates) > 0 {
 		p.Leaf, p.Chain = t.PeerCertificates[0], t.PeerCertificates[1:]
 	}
-	id, err := g.Authenticate(ctx, p)
+	id, known, err := g.Authenticate(p, func(id registry.Identity, err error) { later(identity(id, err)) })
+	if !known {
+		return broker.Identity{}, false, nil
+	}
+	who, err := identity(id, err)
+	return who, true, err
+}
+
+// identity translates an answer of the registry.
+func identity(id registry.Identity, err error) (broker.Identity, error) {
 	if err != nil {
 		return broker.Identity{}, refusal(err)
 	}

@@ -244,9 +244,9 @@ func TestIssueCertificate(t *testing.T) {
 	if leaf.Subject.CommonName != "The Pump" || leaf.NotAfter.Sub(still{}.Now()) != 30*24*time.Hour || !strings.Contains(issued.CA, "server") {
 		t.Errorf("%v until %v, CA %s", leaf.Subject, leaf.NotAfter, issued.CA)
 	}
-	id, err := f.registry.Authenticate(t.Context(), registry.Proof{
+	id, _, err := f.registry.Authenticate(registry.Proof{
 		ClientID: "c", UserName: "The Pump", HasUser: true, Leaf: leaf, Chain: []*x509.Certificate{leaf},
-	})
+	}, nil) // certificates are judged at once
 	if err != nil || id.ClientName != "pump" {
 		t.Errorf("%+v %v", id, err)
 	}
@@ -282,14 +282,14 @@ func TestPassword(t *testing.T) {
 	})
 	group.Wait()
 	p := registry.Proof{ClientID: "c", UserName: "pump", HasUser: true, Password: []byte("hidden"), Loopback: true}
-	if _, err := f.registry.Authenticate(t.Context(), p); err != nil {
+	if err := judged(f, p); err != nil {
 		t.Error(err)
 	}
 	if _, _, body := f.do("GET", ns+"/clients/pump"+version, ""); !strings.Contains(body, `"description":"d19"`) || strings.Contains(body, "hidden") {
 		t.Errorf("the client is %s", body)
 	}
 	f.do("POST", "/rollcall/v1/clients/pump/password", `{"password":null}`)
-	if _, err := f.registry.Authenticate(t.Context(), p); err == nil {
+	if err := judged(f, p); err == nil {
 		t.Error("a password that was removed lets in")
 	}
 }
@@ -352,4 +352,14 @@ func TestVersions(t *testing.T) {
 			t.Errorf("%q: %d %s", v, status, body)
 		}
 	}
+}
+
+// judged waits for the registry's answer.
+func judged(f *fixture, p registry.Proof) error {
+	answer := make(chan error, 1)
+	_, known, err := f.registry.Authenticate(p, func(_ registry.Identity, err error) { answer <- err })
+	if known {
+		return err
+	}
+	return <-answer
 }

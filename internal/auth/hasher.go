@@ -21,7 +21,7 @@ type HasherOptions struct {
 	// Parallel is how many hashes are computed at once. Default and most: one
 	// per core.
 	Parallel int
-	// MaxWaiting bounds how many may wait for a turn. Default 256.
+	// MaxWaiting bounds how many may wait for a turn. Default 1,024.
 	MaxWaiting int
 	// Wait bounds how long one waits for its turn. Default 5 s.
 	Wait   time.Duration
@@ -30,14 +30,14 @@ type HasherOptions struct {
 }
 
 // Hasher makes and verifies argon2id hashes, not more at once than there are
-// cores. Its methods may be called concurrently; they block for a turn and for
-// the computation, so they do not belong on an event loop.
+// cores. What waits for a turn holds no goroutine, and the sources it comes from
+// have turns one after the other, so that whoever asks for many waits for
+// himself. Its methods may be called concurrently.
 type Hasher struct {
-	opts    HasherOptions
-	turns   chan struct{}
-	waiting atomic.Int64
-	dummy   phc
-	hashes  atomic.Uint64
+	opts   HasherOptions
+	queue  turns
+	dummy  phc
+	hashes atomic.Uint64
 }
 
 // NewHasher returns a Hasher, or an error about the parameters.
@@ -52,7 +52,7 @@ func NewHasher(o HasherOptions) (*Hasher, error) {
 		o.Parallel = cores
 	}
 	if o.MaxWaiting <= 0 {
-		o.MaxWaiting = 256
+		o.MaxWaiting = 1024
 	}
 	if o.Wait <= 0 {
 		o.Wait = 5 * time.Second
@@ -63,7 +63,7 @@ func NewHasher(o HasherOptions) (*Hasher, error) {
 	if o.Random == nil {
 		o.Random = Random
 	}
-	h := &Hasher{opts: o, turns: make(chan struct{}, o.Parallel)}
+	h := &Hasher{opts: o, queue: turns{workers: o.Parallel, most: o.MaxWaiting}}
 	h.dummy = h.fresh()
 	o.Random(h.dummy.hash)
 	return h, nil
@@ -78,73 +78,121 @@ func (h *Hasher) fresh() phc {
 	return n
 }
 
-// Hash returns the hash string of a password under a new salt. Errors: ErrBusy,
-// and the context's.
+// Check is a password to be verified.
+type Check struct {
+	// Source is where it comes from: sources have turns in turn.
+	Source string
+	// Hash is what the password should be that of. An empty one is of none,
+	// which takes as long to find out.
+	Hash     string
+	Password []byte // not changed until it is done
+	// Still is asked, when the turn has come, whether the computation is wanted;
+	// its error, if any, is the outcome. It does not block. May be nil.
+	Still func() error
+}
+
+// Submit verifies c when its turn has come, and then calls done, once, on a
+// goroutine of the hasher's, which must not be held. Errors: that of Still,
+// ErrBusy, and one for a hash string that cannot be read. Submit does not block;
+// done may be called before it returns.
+func (h *Hasher) Submit(c Check, done func(bool, error)) {
+	p := h.dummy
+	if c.Hash != "" {
+		var err error
+		if p, err = parsePHC(c.Hash); err != nil {
+			done(false, err)
+			return
+		}
+	}
+	h.submit(c.Source, func() {
+		if c.Still != nil {
+			if err := c.Still(); err != nil {
+				done(false, err)
+				return
+			}
+		}
+		h.hashes.Add(1)
+		done(p.matches(c.Password) && c.Hash != "", nil)
+	}, func(err error) { done(false, err) })
+}
+
+// submit has run called when a turn has come, or else refused.
+func (h *Hasher) submit(source string, run func(), refused func(error)) {
+	t := &turn{run: run, refused: refused}
+	waits, evicted := h.queue.add(source, t)
+	if evicted != nil {
+		evicted.refuse(ErrBusy)
+	}
+	if !waits {
+		return
+	}
+	timer := h.opts.Clock.AfterFunc(h.opts.Wait, func() {
+		if h.queue.remove(t) {
+			t.refused(fmt.Errorf("%w: no turn within %v", ErrBusy, h.opts.Wait))
+		}
+	})
+	h.queue.watch(t, timer)
+}
+
+// Hash returns the hash string of a password under a new salt, and blocks until
+// it has had its turn. Errors: ErrBusy, and the context's.
 func (h *Hasher) Hash(ctx context.Context, password []byte) (string, error) {
-	if err := h.enter(ctx); err != nil {
+	var hash string
+	err := h.wait(ctx, func(done func(error)) {
+		h.submit("", func() {
+			h.hashes.Add(1)
+			n := h.fresh()
+			n.hash = n.derive(password)
+			hash = n.String()
+			done(nil)
+		}, done)
+	})
+	if err != nil {
 		return "", err
 	}
-	defer h.leave()
-	n := h.fresh()
-	n.hash = n.derive(password)
-	return n.String(), nil
+	return hash, nil
 }
 
-// Verify reports whether hash is of password. An empty hash is of none, which
-// takes as long to find out. When the turn has come, still is asked whether the
-// computation is wanted; its error, if any, is returned instead. Errors: that,
-// ErrBusy, the context's, and one for a hash string that cannot be read.
-func (h *Hasher) Verify(ctx context.Context, hash string, password []byte, still func() error) (bool, error) {
-	p := h.dummy
-	if hash != "" {
-		var err error
-		if p, err = parsePHC(hash); err != nil {
-			return false, err
+// Verify is Submit for whoever can wait. Errors: those of Submit, and the
+// context's.
+func (h *Hasher) Verify(ctx context.Context, c Check) (ok bool, err error) {
+	still := c.Still
+	c.Still = func() error {
+		if err := context.Cause(ctx); err != nil {
+			return err
 		}
-	}
-	if err := h.enter(ctx); err != nil {
-		return false, err
-	}
-	defer h.leave()
-	if still != nil {
-		if err := still(); err != nil {
-			return false, err
+		if still != nil {
+			return still()
 		}
+		return nil
 	}
-	return p.matches(password) && hash != "", nil
+	var matches bool
+	err = h.wait(ctx, func(done func(error)) {
+		h.Submit(c, func(ok bool, err error) {
+			matches = ok
+			done(err)
+		})
+	})
+	return err == nil && matches, err
 }
 
-// Hashes is how many hashes have been begun.
-func (h *Hasher) Hashes() uint64 { return h.hashes.Load() }
-
-// enter waits for a turn.
-func (h *Hasher) enter(ctx context.Context) error {
+// wait calls begin and waits until done is called or ctx ends.
+func (h *Hasher) wait(ctx context.Context, begin func(done func(error))) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
+	outcome := make(chan error, 1)
+	begin(func(err error) { outcome <- err })
 	select {
-	case h.turns <- struct{}{}:
-		h.hashes.Add(1)
-		return nil
-	default:
-	}
-	if h.waiting.Add(1) > int64(h.opts.MaxWaiting) {
-		h.waiting.Add(-1)
-		return ErrBusy
-	}
-	defer h.waiting.Add(-1)
-	late := make(chan struct{})
-	t := h.opts.Clock.AfterFunc(h.opts.Wait, func() { close(late) })
-	defer t.Stop()
-	select {
-	case h.turns <- struct{}{}:
-		h.hashes.Add(1)
-		return nil
-	case <-late:
-		return fmt.Errorf("%w: no turn within %v", ErrBusy, h.opts.Wait)
+	case err := <-outcome:
+		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-func (h *Hasher) leave() { <-h.turns }
+// Hashes is how many hashes have been begun.
+func (h *Hasher) Hashes() uint64 { return h.hashes.Load() }
+
+// Waiting is how many wait for a turn.
+func (h *Hasher) Waiting() int { return h.queue.len() }

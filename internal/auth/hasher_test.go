@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -37,14 +38,14 @@ func TestHashAndVerify(t *testing.T) {
 		hash, password string
 		want           bool
 	}{{hash, "secret", true}, {hash, "Secret", false}, {hash, "", false}, {"", "secret", false}, {"", "", false}} {
-		if got, err := h.Verify(ctx, c.hash, []byte(c.password), nil); got != c.want || err != nil {
+		if got, err := h.Verify(ctx, Check{Hash: c.hash, Password: []byte(c.password)}); got != c.want || err != nil {
 			t.Errorf("Verify(%q, %q) = %v, %v, want %v", c.hash, c.password, got, err, c.want)
 		}
 	}
 	if n := h.Hashes(); n != 7 {
 		t.Errorf("%d hashes were computed, want 7: a missing hash must cost one too", n)
 	}
-	if _, err := h.Verify(ctx, "nonsense", []byte("x"), nil); err == nil {
+	if _, err := h.Verify(ctx, Check{Hash: "nonsense", Password: []byte("x")}); err == nil {
 		t.Error("a malformed hash is accepted")
 	}
 }
@@ -57,57 +58,74 @@ func TestHasherRefusesCosts(t *testing.T) {
 	}
 }
 
-// One turn at once; the others wait, within bounds of number and time.
+// One turn at once; the others wait, within bounds of number and time, and the
+// sources they come from have turns in turn.
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHasher(t, HasherOptions{Parallel: 1, MaxWaiting: 2, Wait: 3 * time.Second})
-		if err := h.enter(t.Context()); err != nil {
-			t.Fatal(err)
+		h := newHasher(t, HasherOptions{Parallel: 1, MaxWaiting: 6, Wait: 3 * time.Second})
+		var mu sync.Mutex
+		var order []string
+		step := make(chan struct{})
+		ask := func(source, name string) {
+			h.submit(source, func() {
+				<-step
+				mu.Lock()
+				defer mu.Unlock()
+				order = append(order, name)
+			}, func(err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if !errors.Is(err, ErrBusy) {
+					t.Errorf("%s got %v, want ErrBusy", name, err)
+				}
+				order = append(order, "no "+name)
+			})
 		}
-		var wg sync.WaitGroup
-		results := make(chan error, 2)
-		for range 2 {
-			wg.Go(func() { results <- h.enter(t.Context()) })
+		ask("a", "a1")
+		for _, name := range []string{"a2", "a3", "a4", "a5", "a6", "a7", "a8"} {
+			ask("a", name) // the last is refused: nobody has more than a
+		}
+		ask("b", "b1") // a gives one up
+		ask("b", "b2")
+		ask("c", "c1")
+		for range 7 {
+			step <- struct{}{}
 		}
 		synctest.Wait()
-		if err := h.enter(t.Context()); !errors.Is(err, ErrBusy) {
-			t.Fatalf("the third to wait got %v, want ErrBusy", err)
+		want := "[no a8 no a7 no a6 no a5 a1 b1 c1 a2 b2 a3 a4]"
+		if got := fmt.Sprint(order); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
 		}
-		began := time.Now()
-		h.leave()
-		if err := <-results; err != nil {
-			t.Fatalf("the first turn gave %v", err)
+		if n := h.Waiting(); n != 0 {
+			t.Errorf("%d wait yet", n)
 		}
-		if err := <-results; !errors.Is(err, ErrBusy) {
-			t.Fatalf("who waited too long got %v, want ErrBusy", err)
-		}
-		if d := time.Since(began); d != 3*time.Second {
-			t.Fatalf("it waited %v, want 3s", d)
-		}
-		wg.Wait()
-		ctx, cancel := context.WithCancelCause(t.Context())
-		gone := errors.New("gone")
-		wg.Go(func() { results <- h.enter(ctx) })
+
+		order = nil
+		ask("a", "a1")
+		ask("a", "a2")
+		time.Sleep(3*time.Second + 1) // virtual
 		synctest.Wait()
-		cancel(gone)
-		if err := <-results; !errors.Is(err, gone) {
-			t.Fatalf("a cancelled wait gave %v, want the cause", err)
-		}
-		if n := h.waiting.Load(); n != 0 {
-			t.Fatalf("%d are still counted as waiting", n)
+		step <- struct{}{}
+		synctest.Wait()
+		if got := fmt.Sprint(order); got != "[no a2 a1]" {
+			t.Errorf("got %s, want a2 to be refused after its time", got)
 		}
 	})
 }
 
-// The caller may change its mind while it waits.
+// The caller may change its mind while it waits, or give up.
 func TestVerifyAsksAgain(t *testing.T) {
 	h := newHasher(t, HasherOptions{})
 	no := errors.New("no")
-	if _, err := h.Verify(t.Context(), "", []byte("x"), func() error { return no }); !errors.Is(err, no) {
+	if _, err := h.Verify(t.Context(), Check{Password: []byte("x"), Still: func() error { return no }}); !errors.Is(err, no) {
 		t.Fatalf("got %v, want the caller's error", err)
 	}
-	if len(h.turns) != 0 {
-		t.Fatal("the turn was not given back")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	gone := errors.New("gone")
+	cancel(gone)
+	before := h.Hashes()
+	if _, err := h.Verify(ctx, Check{Password: []byte("x")}); !errors.Is(err, gone) || h.Hashes() != before {
+		t.Fatalf("got %v after %d hashes, want the cause and none", err, h.Hashes()-before)
 	}
 }
 

@@ -34,6 +34,11 @@ func (t *Throttle) Allowed(key string, now time.Duration) bool {
 	return debt <= t.burst-t.every
 }
 
+// Wait is how long key has to wait before it may try; 0 or less: not at all.
+func (t *Throttle) Wait(key string, now time.Duration) time.Duration {
+	return time.Duration(t.slot(key).Load()) - (now - t.start) - (t.burst - t.every)
+}
+
 // Failed counts a failure of key at now. Failures that are let in while others
 // are under way make a key wait longer, at most twice the burst.
 func (t *Throttle) Failed(key string, now time.Duration) {

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -27,6 +26,10 @@ type Proof struct {
 	// Source is where the client comes from, without a port; wrong passwords
 	// are counted by it. Empty: unknown.
 	Source string
+	// Wanted, which may be nil, is asked before what is costly. An error means
+	// that nobody waits for the answer any more, and becomes the answer. It does
+	// not block.
+	Wanted func() error
 }
 
 // How an identity was proved.
@@ -100,14 +103,44 @@ func deny(r Reason, format string, args ...any) *Denied {
 
 // Authenticate judges the proof of a client that connects: its certificate if
 // it shows one, and else, or if that is not good enough, its password; a client
-// that shows nothing at all is anonymous. The caller asks the Identity's
-// Standing once it can be reached by OnChange, so that no change is missed.
-// Only a password may block, until ctx ends. The error is a *Denied, or else a
-// fault of the server.
-func (r *Registry) Authenticate(ctx context.Context, p Proof) (Identity, error) {
-	id, method, err := r.judge(ctx, p)
+// that shows nothing at all is anonymous. It does not block: it returns the
+// answer, or false and then calls later once with it, on another goroutine,
+// which must not be held. Only a password, which has to be hashed, makes it so.
+//
+// The caller asks the Identity's Standing once it can be reached by OnChange, so
+// that no change is missed. The error is a *Denied, or else a fault of the
+// server, or that of Wanted.
+func (r *Registry) Authenticate(p Proof, later func(Identity, error)) (id Identity, known bool, err error) {
+	method := MethodAnonymous
+	named, secret := p.HasUser && p.UserName != "", len(p.Password) > 0
+	switch {
+	case p.Leaf != nil:
+		var denied *Denied
+		method = MethodCertificate
+		if id, denied = r.byCertificate(p); denied == nil {
+			method = id.Method
+			break
+		}
+		if named && secret && r.set.Passwords {
+			return r.byPassword(p, later)
+		}
+		err = denied
+	case secret:
+		return r.byPassword(p, later)
+	case named:
+		method, err = "none", deny(NoProof, "user name %.128q came without password or certificate", p.UserName)
+	default:
+		id, err = r.byNothing(p)
+	}
+	id, err = r.judged(method, id, err)
+	return id, true, err
+}
+
+// judged counts an answer and returns it, unless the registry has changed
+// meanwhile.
+func (r *Registry) judged(method string, id Identity, err error) (Identity, error) {
 	if err == nil {
-		if changed := id.Standing(); changed != nil { // while the password was checked
+		if changed := id.Standing(); changed != nil {
 			id, err = Identity{}, deny(Changed, "%v", changed)
 		}
 	}
@@ -115,58 +148,67 @@ func (r *Registry) Authenticate(ctx context.Context, p Proof) (Identity, error) 
 	return id, err
 }
 
-func (r *Registry) judge(ctx context.Context, p Proof) (Identity, string, error) {
-	named, secret := p.HasUser && p.UserName != "", len(p.Password) > 0
-	switch {
-	case p.Leaf != nil:
-		id, denied := r.byCertificate(p)
-		if denied == nil {
-			return id, id.Method, nil
+// byPassword judges user name and password, as Authenticate does.
+func (r *Registry) byPassword(p Proof, later func(Identity, error)) (Identity, bool, error) {
+	var v *view
+	var e *entry
+	answer := func(ok bool, err error) (Identity, error) {
+		id := Identity{}
+		if err = r.passwordVerdict(&p, e, ok, err); err == nil {
+			id = Identity{
+				AuthenticationName: e.AuthenticationName, ClientName: e.Name, Method: MethodPassword,
+				Standing: r.passwordStanding(v, e),
+			}
 		}
-		if named && secret && r.set.Passwords {
-			id, err := r.byPassword(ctx, p)
-			return id, MethodPassword, err
-		}
-		return Identity{}, MethodCertificate, denied
-	case secret:
-		id, err := r.byPassword(ctx, p)
-		return id, MethodPassword, err
-	case named:
-		return Identity{}, "none", deny(NoProof, "user name %.128q came without password or certificate", p.UserName)
+		return r.judged(MethodPassword, id, err)
 	}
-	id, err := r.byNothing(p)
-	return id, MethodAnonymous, err
+	var ok, known bool
+	err := r.passwordPermitted(&p)
+	if known = err != nil; !known {
+		v = r.view.Load()
+		e = v.byName(p.UserName)
+		ok, known, err = r.passwords.check(e, p.UserName, p.Source, p.Password, p.Wanted, func(ok bool, err error) {
+			later(answer(ok, err))
+		})
+	}
+	if !known {
+		return Identity{}, false, nil
+	}
+	id, err := answer(ok, err)
+	return id, true, err
 }
 
-// byPassword judges user name and password.
-func (r *Registry) byPassword(ctx context.Context, p Proof) (Identity, error) {
+// passwordPermitted reports why a password may not be judged at all.
+func (r *Registry) passwordPermitted(p *Proof) error {
 	switch {
 	case !r.set.Passwords:
-		return Identity{}, deny(NoPasswords, "passwords are not accepted")
+		return deny(NoPasswords, "passwords are not accepted")
 	case !p.Confidential && !p.Loopback && !r.set.PasswordsOverPlaintext:
-		return Identity{}, deny(Plaintext, "the password came over a connection without TLS")
+		return deny(Plaintext, "the password came over a connection without TLS")
 	case !p.HasUser || p.UserName == "":
-		return Identity{}, &Denied{BadUserNameOrPassword, NoName, "a password came without a user name"}
+		return &Denied{BadUserNameOrPassword, NoName, "a password came without a user name"}
 	}
-	v := r.view.Load()
-	e := v.byName(p.UserName)
-	ok, err := r.passkeys.check(ctx, e, p.UserName, p.Source, p.Password)
+	return nil
+}
+
+// passwordVerdict says what the check of a password means.
+func (r *Registry) passwordVerdict(p *Proof, e *entry, ok bool, err error) error {
+	var denied *Denied
 	switch {
+	case errors.As(err, &denied):
+		return denied
 	case errors.Is(err, errLimited):
-		return Identity{}, &Denied{TooManyAttempts, Limited, fmt.Sprintf("too many wrong passwords for %.128q or from %q", p.UserName, p.Source)}
+		return &Denied{TooManyAttempts, Limited, fmt.Sprintf("too many wrong passwords for %.128q or from %q", p.UserName, p.Source)}
 	case errors.Is(err, auth.ErrBusy):
-		return Identity{}, &Denied{ServerBusy, Busy, "too many passwords are being checked"}
+		return &Denied{ServerBusy, Busy, "too many passwords are being checked"}
 	case err != nil:
-		return Identity{}, fmt.Errorf("check the password of client %.128q: %w", p.UserName, err)
+		return fmt.Errorf("check the password of client %.128q: %w", p.UserName, err)
 	case !ok:
-		return Identity{}, &Denied{BadUserNameOrPassword, WrongSecret, fmt.Sprintf("no client %.128q with that password", p.UserName)}
+		return &Denied{BadUserNameOrPassword, WrongSecret, fmt.Sprintf("no client %.128q with that password", p.UserName)}
 	case e.State != Enabled:
-		return Identity{}, deny(IsDisabled, "client %s is disabled", e.Name)
+		return deny(IsDisabled, "client %s is disabled", e.Name)
 	}
-	return Identity{
-		AuthenticationName: e.AuthenticationName, ClientName: e.Name, Method: MethodPassword,
-		Standing: r.passwordStanding(v, e),
-	}, nil
+	return nil
 }
 
 // byNothing judges a client that shows neither user name nor password nor

@@ -67,7 +67,7 @@ func TestSchemes(t *testing.T) {
 			} else if c.want != "" {
 				continue // which client it is for is not known then
 			}
-			id, err := r.Authenticate(t.Context(), p)
+			id, err := authenticate(r, p)
 			if reason(err) != c.want || c.want == "" && (err != nil || id.AuthenticationName != c.name || id.ClientName != name || id.Method != "certificate") {
 				t.Errorf("%s, %s, by user name %v: %+v, %v, want %q", c.scheme, c.name, named, id, err, c.want)
 			}
@@ -78,7 +78,7 @@ func TestSchemes(t *testing.T) {
 				t.Errorf("%s: expires %v, want %v; standing %v", c.name, id.ExpiresAt, good.NotAfter, id.Standing())
 			}
 			p.Leaf = forged
-			if _, err := r.Authenticate(t.Context(), p); reason(err) != Untrusted {
+			if _, err := authenticate(r, p); reason(err) != Untrusted {
 				t.Errorf("%s, %s, signed by a stranger: %v", c.scheme, c.name, err)
 			}
 		}
@@ -103,7 +103,7 @@ func TestThumbprintScheme(t *testing.T) {
 		{"b", one, ""}, {"b", two, WrongThumb}, {"s", self, ""},
 		{"off", one, IsDisabled}, {"a", one, Unknown}, {"", one, NoName},
 	} {
-		id, err := r.Authenticate(t.Context(), Proof{UserName: c.user, HasUser: true, Leaf: c.cert, Confidential: true})
+		id, err := authenticate(r, Proof{UserName: c.user, HasUser: true, Leaf: c.cert, Confidential: true})
 		if reason(err) != c.want || (err == nil) != (c.want == "") {
 			t.Errorf("%s with %s: %v, want %q", c.user, c.cert.Subject, err, c.want)
 		}
@@ -142,7 +142,7 @@ func TestAlternativeSources(t *testing.T) {
 		put(t, r, "dns2", ClientSpec{ValidationScheme: "DnsMatchesAuthenticationName"})
 		for _, p := range []Proof{{}, {HasUser: true}} { // an empty user name is none
 			p.Leaf, p.Confidential = root.leaf(t, c.shape), true
-			id, err := r.Authenticate(t.Context(), p)
+			id, err := authenticate(r, p)
 			if id.ClientName != c.want || reason(err) != c.reason {
 				t.Errorf("%s: client %q, %v, want %q, %q", c.name, id.ClientName, err, c.want, c.reason)
 			}
@@ -203,7 +203,7 @@ func TestChains(t *testing.T) {
 		if c.trusted != nil {
 			putCA(t, r, "ca1", c.trusted)
 		}
-		id, err := r.Authenticate(t.Context(), Proof{UserName: "dev", HasUser: true, Leaf: c.leaf, Chain: c.chain, Confidential: true})
+		id, err := authenticate(r, Proof{UserName: "dev", HasUser: true, Leaf: c.leaf, Chain: c.chain, Confidential: true})
 		if reason(err) != c.want || (err == nil) != (c.want == "") {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
@@ -250,7 +250,7 @@ func TestPasswords(t *testing.T) {
 		put(t, r, "none", ClientSpec{})
 		r = open(t, Options{Engine: r.engine, Settings: c.settings})
 		for _, time := range []string{"first", "second"} {
-			id, err := r.Authenticate(t.Context(), c.proof)
+			id, err := authenticate(r, c.proof)
 			if reason(err) != c.want || (err == nil) != (c.want == "") {
 				t.Errorf("%s, %s time: %v, want %q", c.name, time, err, c.want)
 			}
@@ -287,7 +287,7 @@ func TestAnonymous(t *testing.T) {
 		r := open(t, Options{Settings: Settings{Anonymous: c.setting}})
 		put(t, r, "resource", ClientSpec{AuthenticationName: "registered-name"})
 		put(t, r, "off", ClientSpec{AuthenticationName: "disabled-name", State: "Disabled"})
-		id, err := r.Authenticate(t.Context(), c.proof)
+		id, err := authenticate(r, c.proof)
 		if reason(err) != c.want || (err == nil) != (c.want == "") {
 			t.Errorf("%s, %+v: %v, want %q", c.setting, c.proof, err, c.want)
 		}

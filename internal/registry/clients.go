@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"rollcall/internal/auth"
 	"rollcall/internal/fault"
 	"rollcall/internal/filter"
 	"rollcall/internal/store"
@@ -101,7 +102,7 @@ func (r *Registry) newHash(ctx context.Context, password string, old *clientReco
 		return &password, nil
 	}
 	if old != nil && old.hash != "" {
-		same, err := r.passkeys.hasher.Verify(ctx, old.hash, []byte(password), nil)
+		same, err := r.passwords.hasher.Verify(ctx, auth.Check{Hash: old.hash, Password: []byte(password)})
 		if err != nil {
 			return nil, busy(err)
 		}
@@ -109,7 +110,7 @@ func (r *Registry) newHash(ctx context.Context, password string, old *clientReco
 			return &old.hash, nil
 		}
 	}
-	hash, err := r.passkeys.hasher.Hash(ctx, []byte(password))
+	hash, err := r.passwords.hasher.Hash(ctx, []byte(password))
 	return &hash, busy(err)
 }
 

@@ -56,7 +56,7 @@ func TestReopen(t *testing.T) {
 	if got, err := r.CA("ROOT"); err != nil || got.EncodedCertificate != wantCA.EncodedCertificate || got.Revision != wantCA.Revision || !got.UpdatedOn.Equal(wantCA.UpdatedOn) {
 		t.Errorf("CA after reopening: %v\ngot  %+v\nwant %+v", err, got, wantCA)
 	}
-	if _, err := r.Authenticate(t.Context(), Proof{UserName: "DEV", HasUser: true, Password: []byte("secret"), Loopback: true}); err != nil {
+	if _, err := authenticate(r, Proof{UserName: "DEV", HasUser: true, Password: []byte("secret"), Loopback: true}); err != nil {
 		t.Errorf("password after reopening: %v", err)
 	}
 	if _, _, err := r.PutClient(t.Context(), "x", ClientSpec{AuthenticationName: "dev"}, Condition{}); code(err) != fault.Conflict {

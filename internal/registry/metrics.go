@@ -41,6 +41,6 @@ func (r *Registry) Register(reg prometheus.Registerer) error {
 		reg.Register(gauge("rollcall_registry_events_owed", "Clients whose event waits to be emitted.", r.Owed)),
 		reg.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "rollcall_registry_password_hashes_total", Help: "Password hashes computed.",
-		}, func() float64 { return float64(r.passkeys.hasher.Hashes()) })),
+		}, func() float64 { return float64(r.passwords.hasher.Hashes()) })),
 	)
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"sync"
 	"testing"
@@ -10,7 +11,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"rollcall/internal/auth"
 	"rollcall/internal/fault"
+	"rollcall/internal/filter"
 )
 
 func secret(user, password, source string) Proof {
@@ -22,7 +25,7 @@ func secret(user, password, source string) Proof {
 func TestVerifiedPasswordsAreCheap(t *testing.T) {
 	r := open(t, Options{Settings: Settings{Passwords: true}})
 	put(t, r, "dev", ClientSpec{Password: ptr("secret")})
-	hashes := r.passkeys.hasher.Hashes
+	hashes := r.passwords.hasher.Hashes
 	for _, c := range []struct {
 		name     string
 		password string
@@ -42,13 +45,13 @@ func TestVerifiedPasswordsAreCheap(t *testing.T) {
 	} {
 		c.change()
 		before := hashes()
-		_, err := r.Authenticate(t.Context(), secret("dev", c.password, ""))
+		_, err := authenticate(r, secret("dev", c.password, ""))
 		if reason(err) != c.want || hashes()-before != c.cost {
 			t.Errorf("%s: %v at %d hashes, want %q at %d", c.name, err, hashes()-before, c.want, c.cost)
 		}
 	}
 	before := hashes()
-	r.Authenticate(t.Context(), secret("nobody", "secret", ""))
+	authenticate(r, secret("nobody", "secret", ""))
 	if hashes()-before != 1 {
 		t.Error("an unknown client takes another time than a wrong password")
 	}
@@ -62,7 +65,7 @@ func TestPasswordFlood(t *testing.T) {
 		put(t, r, "dev", ClientSpec{Password: ptr("secret")})
 		put(t, r, "other", ClientSpec{Password: ptr("secret")})
 		try := func(user, password, source string) Reason {
-			_, err := r.Authenticate(t.Context(), secret(user, password, source))
+			_, err := authenticate(r, secret(user, password, source))
 			return reason(err)
 		}
 		for i := range clientBurst {
@@ -70,13 +73,13 @@ func TestPasswordFlood(t *testing.T) {
 				t.Fatalf("attempt %d: %q", i+1, got)
 			}
 		}
-		before := r.passkeys.hasher.Hashes()
+		before := r.passwords.hasher.Hashes()
 		for _, user := range []string{"dev", "DEV"} {
 			if got := try(user, "secret", "evil"); got != Limited {
 				t.Errorf("%s after the burst: %q, want limited", user, got)
 			}
 		}
-		if n := r.passkeys.hasher.Hashes() - before; n != 0 {
+		if n := r.passwords.hasher.Hashes() - before; n != 0 {
 			t.Errorf("%d hashes for attempts that are cut off", n)
 		}
 		if got := try("dev", "secret", "home"); got != "" {
@@ -109,13 +112,13 @@ func TestPasswordFlood(t *testing.T) {
 func TestPasswordFloodAtOnce(t *testing.T) {
 	r := open(t, Options{Settings: Settings{Passwords: true, MaxHashes: 1, HashWait: time.Minute}})
 	put(t, r, "dev", ClientSpec{Password: ptr("secret")})
-	before := r.passkeys.hasher.Hashes()
+	before := r.passwords.hasher.Hashes()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	got := map[Reason]int{}
 	for range 100 {
 		wg.Go(func() {
-			_, err := r.Authenticate(t.Context(), secret("dev", "x", "evil"))
+			_, err := authenticate(r, secret("dev", "x", "evil"))
 			mu.Lock()
 			got[reason(err)]++
 			mu.Unlock()
@@ -125,7 +128,7 @@ func TestPasswordFloodAtOnce(t *testing.T) {
 	if n := got[WrongSecret]; n < clientBurst || n > clientBurst+2 || got[Limited] != 100-n {
 		t.Errorf("%v, want about %d hashed", got, clientBurst)
 	}
-	if n := r.passkeys.hasher.Hashes() - before; n > 100 {
+	if n := r.passwords.hasher.Hashes() - before; n > 100 {
 		t.Errorf("%d turns", n)
 	}
 }
@@ -140,14 +143,14 @@ func TestBusy(t *testing.T) {
 	holding, release := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		r.passkeys.hasher.Verify(t.Context(), "", []byte("x"), func() error {
+		r.passwords.hasher.Verify(t.Context(), auth.Check{Password: []byte("x"), Still: func() error {
 			close(holding)
 			<-release
 			return errors.New("enough")
-		})
+		}})
 	})
 	<-holding
-	_, err = r.Authenticate(t.Context(), secret("dev", "x", ""))
+	_, err = authenticate(r, secret("dev", "x", ""))
 	var d *Denied
 	if !errors.As(err, &d) || d.Code != ServerBusy || d.Reason != Busy {
 		t.Errorf("authenticate: %v, want ServerBusy", err)
@@ -169,9 +172,9 @@ func TestMetrics(t *testing.T) {
 		t.Error("registering twice is no error")
 	}
 	put(t, r, "dev", ClientSpec{Password: ptr("secret")})
-	r.Authenticate(t.Context(), secret("dev", "secret", ""))
-	r.Authenticate(t.Context(), secret("dev", "x", ""))
-	r.Authenticate(t.Context(), Proof{ClientID: "x"})
+	authenticate(r, secret("dev", "secret", ""))
+	authenticate(r, secret("dev", "x", ""))
+	authenticate(r, Proof{ClientID: "x"})
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -198,4 +201,69 @@ func TestMetrics(t *testing.T) {
 	if !maps.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
+}
+
+// What one customer or organization has of IPv6 counts as one source; IPv4
+// addresses count alone, however they are written.
+func TestGuessingFromNetworks(t *testing.T) {
+	for _, c := range []struct{ source, net, site string }{
+		{"192.0.2.7", "192.0.2.7", ""},
+		{"::ffff:192.0.2.7", "::ffff:192.0.2.7", ""},
+		{"2001:db8:1:2::1", "2001:db8:1:2::/64", "2001:db8:1::/48"},
+		{"2001:db8:1:2:3:4:5:6%eth0", "2001:db8:1:2::/64", "2001:db8:1::/48"},
+		{"", "", ""}, {"nonsense", "nonsense", ""},
+	} {
+		if net, site := network(c.source); net != c.net || site != c.site {
+			t.Errorf("%q is of %q and %q, want %q and %q", c.source, net, site, c.net, c.site)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, Options{Settings: Settings{Passwords: true, PasswordCost: cheap}})
+		try := func(user, source string) Reason {
+			_, err := authenticate(r, secret(user, "x", source))
+			return reason(err)
+		}
+		for i := range clientBurst {
+			if got := try("dev", fmt.Sprintf("2001:db8:1:2::%x", i)); got != WrongSecret {
+				t.Fatalf("attempt %d: %q", i+1, got)
+			}
+		}
+		if got := try("dev", "2001:db8:1:2::ffff"); got != Limited {
+			t.Errorf("a new address of the same /64: %q, want limited", got)
+		}
+		for i := range siteBurst {
+			at := attempt{name: fmt.Sprint("name", i)}
+			at.net, at.site = network(fmt.Sprintf("2001:db8:1:%x::1", i))
+			r.passwords.failed(at)
+		}
+		if got := try("another", "2001:db8:1:ffff::1"); got != Limited {
+			t.Errorf("a new /64 of the same /48: %q, want limited", got)
+		}
+		if got := try("else", "2001:db8:9::1"); got != WrongSecret {
+			t.Errorf("another /48: %q", got)
+		}
+	})
+}
+
+// A name that is guessed from everywhere is judged slowly, and never locked:
+// who knows the password gets in.
+func TestGuessingFromEverywhereDelays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, Options{Settings: Settings{Passwords: true, PasswordCost: cheap}})
+		put(t, r, "dev", ClientSpec{Password: ptr("secret")})
+		for i := range 2 * nameBurst {
+			r.passwords.failed(attempt{name: filter.Fold("dev"), net: fmt.Sprintf("192.0.2.%d", i)})
+		}
+		began := time.Now()
+		if _, err := authenticate(r, secret("dev", "secret", "198.51.100.1")); err != nil {
+			t.Errorf("who knows the password is refused: %v", err)
+		}
+		if d := time.Since(began); d <= 0 || d > nameDelay {
+			t.Errorf("it took %v, want up to %v", d, nameDelay)
+		}
+		began = time.Now()
+		if _, err := authenticate(r, secret("dev", "secret", "198.51.100.1")); err != nil || time.Since(began) != 0 {
+			t.Errorf("once known: %v after %v", err, time.Since(began))
+		}
+	})
 }

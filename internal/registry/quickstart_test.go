@@ -53,7 +53,7 @@ func TestIssueCertificate(t *testing.T) {
 	before, _ := r.Client("dev")
 	leaf := issue()
 	proof := Proof{UserName: "dev one", HasUser: true, Leaf: leaf, Confidential: true}
-	id, err := r.Authenticate(t.Context(), proof)
+	id, err := authenticate(r, proof)
 	if err != nil || id.ClientName != "dev" || id.Method != "certificate" {
 		t.Fatalf("%+v, %v", id, err)
 	}
@@ -70,12 +70,12 @@ func TestIssueCertificate(t *testing.T) {
 	if existed, err := r.DeleteCA(t.Context(), QuickStartCA, Condition{}); !existed || err != nil {
 		t.Errorf("%v, %v", existed, err)
 	}
-	if _, err := r.Authenticate(t.Context(), proof); reason(err) != Untrusted || id.Standing() == nil {
+	if _, err := authenticate(r, proof); reason(err) != Untrusted || id.Standing() == nil {
 		t.Errorf("after the CA was deleted: %v, %v", err, id.Standing())
 	}
 	// Issuing again registers it again.
 	issue()
-	if _, err := r.Authenticate(t.Context(), proof); err != nil || opened != 1 {
+	if _, err := authenticate(r, proof); err != nil || opened != 1 {
 		t.Errorf("after issuing again: %v; opened %d times", err, opened)
 	}
 	// Another certificate of that name is not replaced.

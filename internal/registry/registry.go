@@ -117,19 +117,19 @@ type Options struct {
 // Registry is the clients and CA certificates of one namespace. All methods
 // may be called concurrently.
 type Registry struct {
-	engine   store.Engine
-	realm    string
-	set      Settings
-	sources  []auth.Source
-	clock    *clock.Steady
-	newID    func() string
-	log      *slog.Logger
-	stager   Stager
-	passkeys *passkeys
-	coalesce time.Duration
-	ceiling  time.Duration
-	openCA   func(time.Time) (*pki.Authority, error)
-	metrics  *metrics
+	engine    store.Engine
+	realm     string
+	set       Settings
+	sources   []auth.Source
+	clock     *clock.Steady
+	newID     func() string
+	log       *slog.Logger
+	stager    Stager
+	passwords *passwordVerifier
+	coalesce  time.Duration
+	ceiling   time.Duration
+	openCA    func(time.Time) (*pki.Authority, error)
+	metrics   *metrics
 
 	view   atomic.Pointer[view]
 	stop   chan struct{} // closed by Close
@@ -191,7 +191,7 @@ func Open(_ context.Context, o Options) (*Registry, error) {
 		r.ceiling = r.coalesce * 5 / 3
 	}
 	var err error
-	if r.passkeys, err = newPasskeys(r.set, r.clock, o.Random); err != nil {
+	if r.passwords, err = newPasswordVerifier(r.set, r.clock, o.Random); err != nil {
 		return nil, err
 	}
 	return r, r.load()

@@ -79,7 +79,7 @@ func TestStanding(t *testing.T) {
 		putCA(t, r, "second", second)
 		put(t, r, "dev", spec)
 		put(t, r, "thumb", thumbs(thumb1(dev)))
-		id, err := r.Authenticate(t.Context(), c.proof)
+		id, err := authenticate(r, c.proof)
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
@@ -100,7 +100,7 @@ func TestStandingEndsWithTheCertificate(t *testing.T) {
 		r := open(t, Options{})
 		putCA(t, r, "root", root)
 		put(t, r, "dev", ClientSpec{})
-		id, err := r.Authenticate(t.Context(), Proof{UserName: "dev", HasUser: true, Leaf: dev})
+		id, err := authenticate(r, Proof{UserName: "dev", HasUser: true, Leaf: dev})
 		if err != nil || id.Standing() != nil {
 			t.Fatalf("%v, %v", err, id.Standing())
 		}
@@ -129,7 +129,7 @@ func newHub(r *Registry) *hub {
 }
 
 func (h *hub) connect(r *Registry, t *testing.T, p Proof) bool {
-	id, err := r.Authenticate(t.Context(), p)
+	id, err := authenticate(r, p)
 	if err != nil {
 		return false
 	}

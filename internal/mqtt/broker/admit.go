@@ -1,46 +1,100 @@
 package broker
 
 import (
-	"context"
 	"errors"
 	"strings"
+	"sync"
+	"sync/atomic"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/disconnect"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/store"
 )
 
-// judgeGuarded is judge, where a fault of ours turns the client away.
-func (c *conn) judgeGuarded(r *round, id string, p *packet.Connect, expiry uint32, settled func()) {
-	defer func() {
-		if what := recover(); what != nil {
-			c.failed(r, what)
-			c.turnAway(r, "fault", packet.ServerUnavailable, "")
-			settled()
-		}
-	}()
-	c.judge(r, id, p, expiry, settled)
+// applicant is a CONNECT that is being judged.
+type applicant struct {
+	c       *conn
+	id      string
+	connect *packet.Connect
+	expiry  uint32
+	settled func() // called once the session knows what came of it
+
+	once  sync.Once
+	timer atomic.Pointer[clock.Timer] // bounds the wait for an answer
 }
 
-// judge asks who the client is and claims its session, and calls settled once
-// the session knows what came of it. It may wait for the Gatekeeper, and does
-// not for the claim.
+// judge asks who the client is, has its session claimed, and calls settled once
+// the session knows what came of it. It waits for nobody: what has to wait for
+// an answer goes on when it comes, on the broker's workers, which nothing holds
+// that waits.
 func (c *conn) judge(r *round, id string, p *packet.Connect, expiry uint32, settled func()) {
-	ctx, cancel := context.WithTimeout(context.Background(), c.b.opts.AdmitTimeout)
-	defer cancel()
-	who, err := c.b.opts.Gatekeeper.Admit(ctx, Credentials{
+	a := &applicant{c: c, id: id, connect: p, expiry: expiry, settled: settled}
+	defer a.guard(r)
+	who, known, err := c.b.opts.Gatekeeper.Admit(Credentials{
 		ClientID: id,
 		UserName: p.UserName.Value, HasUser: p.UserName.Set,
-		Password: p.Password, Info: c.info,
+		Password: p.Password, Info: c.info, Wanted: c.wanted,
+	}, a.later)
+	if known {
+		a.once.Do(func() { a.judged(r, who, err) })
+		return
+	}
+	timer := c.b.opts.Clock.AfterFunc(c.b.opts.AdmitTimeout, func() {
+		a.later(Identity{}, &Refusal{Code: packet.ServerBusy, Text: "who the client is was not known in time"})
 	})
+	a.timer.Store(&timer) // an answer that was faster leaves it to run out
+}
+
+// later goes on with an answer that had to be waited for. It does not block.
+func (a *applicant) later(who Identity, err error) {
+	a.once.Do(func() {
+		b := a.c.b
+		b.admissions.submit(func() {
+			r := b.begin()
+			defer b.done(r)
+			defer a.guard(r)
+			a.judged(r, who, err)
+		})
+	})
+}
+
+// guard turns the client away after a fault of ours.
+func (a *applicant) guard(r *round) {
+	if what := recover(); what != nil {
+		a.c.failed(r, what)
+		a.c.turnAway(r, "fault", packet.ServerUnavailable, "")
+		a.settled()
+	}
+}
+
+var errLeft = errors.New("broker: the client has left")
+
+// wanted reports that nobody waits to be let in any more.
+func (c *conn) wanted() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone || c.s.Doomed() {
+		return errLeft
+	}
+	return nil
+}
+
+// judged has the session claimed, now that it is known who the client is, or
+// turns the client away.
+func (a *applicant) judged(r *round, who Identity, err error) {
+	if timer := a.timer.Load(); timer != nil {
+		(*timer).Stop()
+	}
+	c, settled := a.c, a.settled
 	if err != nil {
 		c.refuse(r, err)
 		settled()
 		return
 	}
 	c.info.TLS = nil // has served its purpose
-	c.name = sessionName{c.info.Realm, id}
+	c.name = sessionName{c.info.Realm, a.id}
 	c.mu.Lock()
 	c.standing = who.Standing
 	c.mu.Unlock()
@@ -61,12 +115,12 @@ func (c *conn) judge(r *round, id string, p *packet.Connect, expiry uint32, sett
 		settled()
 		return
 	}
-	if bx := c.realm.box(id); bx != nil && !bx.belongsTo(who.AuthenticationName) {
+	if bx := c.realm.box(a.id); bx != nil && !bx.belongsTo(who.AuthenticationName) {
 		c.claimRefused(r, ErrOwned)
 		settled()
 		return
 	}
-	c.awaitLastWords(func() { c.claim(who, p, expiry, settled) })
+	c.awaitLastWords(func() { c.claim(who, a.connect, a.expiry, settled) })
 }
 
 // belongsTo reports whether the client of that authentication name may have the
@@ -152,6 +206,10 @@ func (c *conn) refuse(r *round, err error) {
 	if errors.As(err, &no) {
 		c.b.opts.Log.Info("connect refused", "remote", c.info.Remote, "code", no.Code.String(), "why", no.Text)
 		c.turnAway(r, "refused", no.Code, "")
+		return
+	}
+	if errors.Is(err, errLeft) {
+		c.turnAway(r, "ended", packet.ServerUnavailable, "")
 		return
 	}
 	c.b.opts.Log.Error("a connect could not be judged", "remote", c.info.Remote, "err", err)

@@ -8,7 +8,6 @@
 package broker
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"sync"
@@ -34,6 +33,9 @@ type Credentials struct {
 	HasUser  bool
 	Password []byte // nil: none
 	Info     listen.Info
+	// Wanted is asked before what is costly. An error means that nobody waits
+	// for the answer any more, and becomes the answer. It does not block.
+	Wanted func() error
 }
 
 // Identity is a client that may connect.
@@ -59,9 +61,10 @@ func (r *Refusal) Error() string { return r.Code.String() + ": " + r.Text }
 
 // Gatekeeper decides who may connect. Its methods may be called concurrently.
 type Gatekeeper interface {
-	// Admit judges a CONNECT. It may block until ctx ends. The error is a
-	// *Refusal, or else a fault of the server.
-	Admit(ctx context.Context, c Credentials) (Identity, error)
+	// Admit judges a CONNECT. It does not block: it returns the answer, or false
+	// and then calls later once with it, on another goroutine, which later does
+	// not hold. The error is a *Refusal, or else a fault of the server.
+	Admit(c Credentials, later func(Identity, error)) (who Identity, known bool, err error)
 }
 
 // Claim is a connection that wants to hold a session.
@@ -133,7 +136,8 @@ type Options struct {
 	// NewClientID makes client ids for clients that send none. Default "auto-"
 	// and a random UUID.
 	NewClientID func() string
-	// AdmitTimeout bounds the Gatekeeper's judgement. Default 10 s.
+	// AdmitTimeout bounds the Gatekeeper's judgement; then the client is told to
+	// come again. Default 10 s.
 	AdmitTimeout time.Duration
 	// WriteTimeout is how long a client may take to accept bytes before it
 	// counts as lost. Default 30 s.

@@ -47,7 +47,7 @@ func (s *socket) admit(_ *round, id string, p *packet.Connect, expiry uint32) {
 	s.b.admissions.submit(func() {
 		r := s.b.begin()
 		defer s.b.done(r)
-		s.judgeGuarded(r, id, p, expiry, func() {})
+		s.judge(r, id, p, expiry, func() {})
 	})
 }
 

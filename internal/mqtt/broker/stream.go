@@ -141,7 +141,7 @@ func (s *stream) rouse() {
 // admit implements link: the reader has nothing else to do meanwhile.
 func (s *stream) admit(r *round, id string, p *packet.Connect, expiry uint32) {
 	settled := make(chan struct{})
-	s.judgeGuarded(r, id, p, expiry, sync.OnceFunc(func() { close(settled) }))
+	s.judge(r, id, p, expiry, sync.OnceFunc(func() { close(settled) }))
 	<-settled
 }
 
