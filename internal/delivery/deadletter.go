@@ -125,12 +125,12 @@ func (d *Dispatcher) writeDeadLetters(sub Subscription, items []*item) error {
 	now := d.clock.Now()
 	parts := []string{sub.DeadLetter, strings.ToUpper(sub.Name), strconv.Itoa(now.Year()), strconv.Itoa(int(now.Month())),
 		strconv.Itoa(now.Day()), strconv.Itoa(now.Hour())}
-	dir, err := makeDirs(d.deadLetterRoot, parts)
+	dir, err := d.makeDirs(d.deadLetterRoot, parts)
 	if err == nil {
-		err = writeSynced(filepath.Join(dir, d.newID()+deadSuffix), body)
+		err = d.writeSynced(filepath.Join(dir, d.newID()+deadSuffix), body)
 	}
 	if err == nil {
-		err = syncDir(dir)
+		err = d.syncDir(dir)
 	}
 	d.dead.wrote(int64(len(body)), err)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
@@ -141,7 +141,7 @@ func (d *Dispatcher) writeDeadLetters(sub Subscription, items []*item) error {
 
 // makeDirs makes the directories below root, durable each, and returns the
 // innermost.
-func makeDirs(root string, parts []string) (string, error) {
+func (d *Dispatcher) makeDirs(root string, parts []string) (string, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return "", err
 	}
@@ -156,7 +156,7 @@ func makeDirs(root string, parts []string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if err := syncDir(parent); err != nil {
+		if err := d.syncDir(parent); err != nil {
 			return "", err
 		}
 	}
@@ -164,7 +164,7 @@ func makeDirs(root string, parts []string) (string, error) {
 }
 
 // writeSynced makes a file with these contents appear whole or not at all.
-func writeSynced(name string, body []byte) (err error) {
+func (d *Dispatcher) writeSynced(name string, body []byte) (err error) {
 	temporary := name + ".tmp"
 	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -177,7 +177,7 @@ func writeSynced(name string, body []byte) (err error) {
 	}()
 	_, err = f.Write(body)
 	if err == nil {
-		err = f.Sync()
+		err = d.sync(f)
 	}
 	if closed := f.Close(); err == nil {
 		err = closed
@@ -188,12 +188,12 @@ func writeSynced(name string, body []byte) (err error) {
 	return os.Rename(temporary, name)
 }
 
-func syncDir(name string) error {
+func (d *Dispatcher) syncDir(name string) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return err
 	}
-	err = f.Sync()
+	err = d.sync(f)
 	return errors.Join(err, f.Close())
 }
 

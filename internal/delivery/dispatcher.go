@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,7 @@ type Dispatcher struct {
 	deadLetterRoot string
 	newID          func() string
 	random         func() float64
+	sync           func(*os.File) error // of dead-letter files and their directories
 	metrics        *metrics
 	events         *eventLog
 	dead           *deadSpace
@@ -93,6 +95,7 @@ func Open(o Options) (*Dispatcher, error) {
 	d := &Dispatcher{
 		engine: o.Engine, clock: o.Clock, log: o.Log, set: o.Settings,
 		deadLetterRoot: o.DeadLetterRoot, newID: o.NewID, random: o.Random,
+		sync:    (*os.File).Sync,
 		dead:    &deadSpace{root: o.DeadLetterRoot},
 		readers: make(chan struct{}, o.Settings.Readers),
 		wake:    make(chan struct{}, 1),

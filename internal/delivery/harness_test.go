@@ -121,6 +121,9 @@ type harness struct {
 	ahead  time.Duration // of the bubble's time, when events are accepted
 	began  time.Time
 
+	// prepare is called with each dispatcher before it runs, if set.
+	prepare func(*delivery.Dispatcher)
+
 	d      *delivery.Dispatcher
 	cancel context.CancelFunc
 	ended  chan error
@@ -158,6 +161,9 @@ func (h *harness) start(subs ...delivery.Subscription) {
 		h.t.Fatal(err)
 	}
 	h.d = d
+	if h.prepare != nil {
+		h.prepare(d)
+	}
 	for _, s := range subs {
 		h.put(s)
 	}
