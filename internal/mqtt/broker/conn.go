@@ -66,10 +66,11 @@ type conn struct {
 	earlier *conn // of the same name, accepted before and not departed; see takeover.go
 	claimed bool  // it has held the session
 
-	replays   []session.Subscription // whose retained messages are to be sent
+	replays   []replay // whose retained messages are to be sent
 	replaying bool
 	liveBytes int
-	live      map[string]struct{} // topics of retained messages that came as they were published; nil: not noted
+	live      map[string]uint64 // topics of retained messages that came as they were published, and which of all they were; nil: not noted
+	notes     uint64            // how many were noted
 	standing  func() error
 }
 

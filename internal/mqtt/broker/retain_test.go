@@ -92,3 +92,32 @@ func TestRetainedNoLocal(t *testing.T) {
 	take(t, c, "other")
 	silent(t, c)
 }
+
+// TestRetainedAfterSubscribingAgain: who subscribes again gets what is retained
+// [MQTT-3.3.1-9], also if it came before that as it was published, while other
+// retained messages were on their way.
+func TestRetainedAfterSubscribingAgain(t *testing.T) {
+	s := start(t, durable(mem.New()))
+	pub := s.dial("tcp", packet.V5, packet.Connect{ClientID: "pub"})
+	for i := range 3 {
+		send(t, pub, &packet.Publish{Topic: fmt.Appendf(nil, "r/%d", i), Payload: []byte("r"), QoS: packet.QoS1, PacketID: 1, Retain: true})
+		receive[*packet.Puback](t, pub)
+	}
+	c := s.dial("tcp", packet.V5, packet.Connect{ClientID: "c", ReceiveMaximum: 2})
+	subscribe(t, c, packet.QoS1, "r/#")
+	first, second := receive[*packet.Publish](t, c), receive[*packet.Publish](t, c) // the third waits
+	subscribe(t, c, packet.QoS0, "z")
+	send(t, pub, &packet.Publish{Topic: []byte("z"), Payload: []byte("z"), QoS: packet.QoS1, PacketID: 1, Retain: true})
+	receive[*packet.Puback](t, pub)
+	if p := receive[*packet.Publish](t, c); p.Retain || string(p.Topic) != "z" {
+		t.Fatalf("received %+v", p)
+	}
+	subscribe(t, c, packet.QoS0, "z")
+	send(t, c, &packet.Puback{PacketID: first.PacketID}, &packet.Puback{PacketID: second.PacketID})
+	if p := receive[*packet.Publish](t, c); string(p.Payload) != "r" {
+		t.Fatalf("received %+v", p)
+	}
+	if p := receive[*packet.Publish](t, c); !p.Retain || string(p.Topic) != "z" {
+		t.Fatalf("received %+v", p)
+	}
+}

@@ -26,7 +26,7 @@ func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions)
 	c.listens = true
 	q = q.ForDriver()
 	c.b.refuseExcess(q)
-	c.attendTo(q)
+	notes := c.attendTo(q)
 	bx := c.box
 	if bx == nil {
 		c.settle(r, a) // acknowledgements that are owed before
@@ -35,7 +35,7 @@ func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions)
 			c.realm.subscribe(c, sub.Filter, c.granted(sub))
 		})
 		c.acknowledge(r, token, q, func() { c.grant(q, c) })
-		c.replay(q)
+		c.replay(q, notes)
 		return
 	}
 	subs := make([]stored.Subscription, 0, len(q.Subscriptions))
@@ -59,7 +59,7 @@ func (c *conn) subscribe(r *round, q *session.Request, token uint64, a *actions)
 		if alive && bx.isDead() { // end may have come too early to remove them
 			c.realm.tree.RemoveAll(bx)
 		}
-		c.replay(q)
+		c.replay(q, notes)
 	}))
 }
 
@@ -221,7 +221,7 @@ func (bx *box) unsubscribe(filter string) {
 // unsubscribe takes subscriptions away.
 func (c *conn) unsubscribe(q *session.Request, token uint64, a *actions) {
 	c.mu.Lock()
-	c.replays = slices.DeleteFunc(c.replays, func(o session.Subscription) bool { return slices.Contains(q.Filters, o.Filter) })
+	c.replays = slices.DeleteFunc(c.replays, func(o replay) bool { return slices.Contains(q.Filters, o.Filter) })
 	c.mu.Unlock()
 	q = q.ForDriver()
 	bx := c.box
@@ -251,8 +251,14 @@ func (c *conn) unsubscribe(q *session.Request, token uint64, a *actions) {
 	}))
 }
 
+// replay is a subscription whose retained messages are to be sent.
+type replay struct {
+	session.Subscription
+	notes uint64 // what was noted before the subscription was made is sent again
+}
+
 // replay sends the retained messages that a SUBSCRIBE asks for (3.3.1.3).
-func (c *conn) replay(q *session.Request) {
+func (c *conn) replay(q *session.Request, notes uint64) {
 	var subs []session.Subscription
 	for i := range q.Subscriptions {
 		sub := &q.Subscriptions[i]
@@ -273,11 +279,12 @@ func (c *conn) replay(q *session.Request) {
 		return
 	}
 	for _, sub := range subs {
-		if i := slices.IndexFunc(c.replays, func(o session.Subscription) bool { return o.Filter == sub.Filter }); i >= 0 {
-			c.replays[i] = sub // it has not begun
+		p := replay{Subscription: sub, notes: notes}
+		if i := slices.IndexFunc(c.replays, func(o replay) bool { return o.Filter == sub.Filter }); i >= 0 {
+			c.replays[i] = p // it has not begun
 			continue
 		}
-		c.replays = append(c.replays, sub)
+		c.replays = append(c.replays, p)
 	}
 	if !c.replaying {
 		c.replaying = true
@@ -295,18 +302,20 @@ func (c *conn) dismiss() {
 
 // attendTo has the topics noted from now on of retained messages that come to
 // the client as they are published, if a SUBSCRIBE asks for retained messages:
-// those are not sent again as what was retained before.
-func (c *conn) attendTo(q *session.Request) {
+// those are not sent again as what was retained before. It returns how many were
+// noted so far.
+func (c *conn) attendTo(q *session.Request) (notes uint64) {
 	for i := range q.Subscriptions {
 		if q.Subscriptions[i].RetainHandling != 2 && !q.Codes[i].Failed() {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			if c.live == nil {
-				c.live = make(map[string]struct{})
+				c.live = make(map[string]uint64)
 			}
-			return
+			return c.notes
 		}
 	}
+	return 0
 }
 
 // liveMax bounds what is noted for a client that takes its retained messages
@@ -321,19 +330,23 @@ func (c *conn) note(m *session.Message) {
 	if c.live == nil || len(m.Payload) == 0 {
 		return
 	}
-	if c.liveBytes += len(m.Topic); c.liveBytes <= liveMax {
-		c.live[string(m.Topic)] = struct{}{}
+	c.notes++
+	if _, again := c.live[string(m.Topic)]; !again {
+		c.liveBytes += len(m.Topic)
+	}
+	if c.liveBytes <= liveMax {
+		c.live[string(m.Topic)] = c.notes
 	}
 }
 
-func (c *conn) noted(m *session.Message) bool {
+// noted reports whether m's topic was noted after so many notes.
+func (c *conn) noted(m *session.Message, after uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, came := c.live[string(m.Topic)]
-	return came
+	return c.live[string(m.Topic)] > after
 }
 
-func (c *conn) nextReplay() (sub session.Subscription, ok bool) {
+func (c *conn) nextReplay() (sub replay, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.replays) == 0 || !c.s.Online() {
@@ -361,8 +374,8 @@ func (c *conn) replayAll() {
 
 // resend sends one retained message, when the client has room for it, and
 // reports whether there may be more.
-func (c *conn) resend(m *session.Message, sub *session.Subscription) bool {
-	if sub.NoLocal && m.From == c.name.id || c.noted(m) { // [MQTT-3.8.3-3]
+func (c *conn) resend(m *session.Message, sub *replay) bool {
+	if sub.NoLocal && m.From == c.name.id || c.noted(m, sub.notes) { // [MQTT-3.8.3-3]
 		return true
 	}
 	r := c.b.begin()

@@ -56,6 +56,8 @@ type retained struct {
 	st     *Store
 	limits RetainedLimits
 
+	walkers chan struct{} // see walkersMax
+
 	mu      sync.RWMutex
 	realms  map[string]*topicNode
 	count   int   // of visible messages

@@ -12,49 +12,53 @@ import (
 
 // MatchRetained calls f for the retained messages of a realm whose topics match
 // filter, which is legal and of no shared subscription, until f returns false.
-// What has expired is left out. It reads the store, unless all that matches is
-// in memory, and holds no lock while f runs.
+// What has expired is left out; what is retained meanwhile may be there or not. It
+// reads the store, unless all that matches is in memory, and holds no lock and a
+// bounded amount of memory while f runs, which may take its time.
 func (st *Store) MatchRetained(realm, filter string, f func(*session.Message) bool) error {
-	r := st.retained
-	r.mu.RLock()
-	var matches []*retainedTopic
-	if root := r.realms[realm]; root != nil {
-		matches = root.match(filter, true, true, nil)
-	}
-	r.mu.RUnlock()
-	if len(matches) == 0 {
-		return nil
-	}
-	now := st.clock.Steady().UnixNano()
-	for _, t := range matches {
-		r.mu.RLock()
-		v := t.visible()
-		r.mu.RUnlock()
-		if v.size == 0 || v.expires != 0 && v.expires <= now {
-			continue
+	w := st.retained.newWalk(realm, filter)
+	defer w.close()
+	var page [walkTopics]*retainedTopic
+	for {
+		topics := w.next(page[:0])
+		if len(topics) == 0 {
+			return nil
 		}
-		record := v.record
-		if record == nil {
-			// A view of its own, because f may take its time, and an open view holds
-			// back the reclaiming of space.
-			var err error
-			record, _, err = store.Get(st.engine, nameKey(nil, st.Partition(t.realm, t.topic), store.TableRetained, t.realm, t.topic))
-			if errors.Is(err, store.ErrNotFound) {
-				continue // removed meanwhile
-			}
+		for i, t := range topics {
+			m, err := st.retainedMessage(t)
 			if err != nil {
 				return fmt.Errorf("read a retained message: %w", err)
 			}
-		}
-		m, err := decodeMessage(record)
-		if err != nil {
-			return fmt.Errorf("read a retained message: %w", err)
-		}
-		if !f(m) {
-			return nil
+			topics[i] = nil
+			if m != nil && !f(m) {
+				return nil
+			}
 		}
 	}
-	return nil
+}
+
+// retainedMessage returns what is retained for a topic now, or nil.
+func (st *Store) retainedMessage(t *retainedTopic) (*session.Message, error) {
+	st.retained.mu.RLock()
+	v := t.visible()
+	st.retained.mu.RUnlock()
+	if v.size == 0 || v.expires != 0 && v.expires <= st.clock.Steady().UnixNano() {
+		return nil, nil
+	}
+	record := v.record
+	if record == nil {
+		// A view of its own, because the walk may take its time, and an open view
+		// holds back the reclaiming of space.
+		var err error
+		record, _, err = store.Get(st.engine, nameKey(nil, st.Partition(t.realm, t.topic), store.TableRetained, t.realm, t.topic))
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, nil // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return decodeMessage(record)
 }
 
 // load reads the index of topics, and what is small.
@@ -124,12 +128,5 @@ func (r *retained) prune(t *retainedTopic) {
 	}
 	n := t.node
 	n.topic = nil
-	for n.parent != nil && n.unused() {
-		parent := n.parent
-		parent.cut(n)
-		n = parent
-	}
-	if n.parent == nil && n.unused() {
-		delete(r.realms, t.realm)
-	}
+	r.pruneNode(t.realm, n)
 }

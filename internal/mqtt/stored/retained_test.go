@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -291,5 +293,85 @@ func TestRetainedAgainstModel(t *testing.T) {
 		clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: random.IntN(101), RNG: rand.New(rand.NewPCG(random.Uint64(), 1))})
 		must(t, "close", e.Close())
 		fs = clone
+	}
+}
+
+// TestRetainedWalksAreSmall: 200 who look for all of 30,000 retained messages and
+// take one keep next to nothing, and those who publish go on meanwhile.
+func TestRetainedWalksAreSmall(t *testing.T) {
+	st := open(t, mem.New())
+	const topics, walks = 30_000, 200
+	for i := range topics {
+		must(t, "retain", st.Retain(realm, message("p", fmt.Sprintf("%d/%d", i%300, i), "x", 1), nil))
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	taken, release := make(chan error, walks), make(chan struct{})
+	var wg sync.WaitGroup
+	for range walks {
+		wg.Go(func() {
+			first := true
+			err := st.MatchRetained(realm, "#", func(*session.Message) bool {
+				if first {
+					first = false
+					taken <- nil
+					<-release
+				}
+				return false
+			})
+			if first {
+				taken <- fmt.Errorf("nothing was found: %w", err)
+			}
+		})
+	}
+	for range walks {
+		must(t, "walk", <-taken)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc+after.StackInuse) - int64(before.HeapAlloc+before.StackInuse); grown > walks*16<<10 {
+		t.Errorf("%d walks hold %d KiB", walks, grown>>10)
+	}
+	for i := range topics { // under their feet
+		must(t, "retain", st.Retain(realm, message("p", fmt.Sprintf("%d/%d", i%300, i), "", 1), nil))
+	}
+	close(release)
+	wg.Wait()
+	if n, _ := st.Retained(); n != 0 {
+		t.Errorf("%d messages are retained", n)
+	}
+}
+
+// TestRetainedWalkInterrupted: what is retained all the while is found once,
+// whatever comes and goes while somebody takes his time.
+func TestRetainedWalkInterrupted(t *testing.T) {
+	st := open(t, mem.New())
+	random := rand.New(rand.NewPCG(4, 2))
+	name := func(i int) string { return fmt.Sprintf("%d/%d/%d", i%7, i%11, i) }
+	for i := range 500 {
+		must(t, "retain", st.Retain(realm, message("p", name(i), "x", 1), nil))
+	}
+	for _, filter := range []string{"#", "+/+/+", "3/#", "+/5/+", "3/+/#"} {
+		found := make(map[string]int)
+		must(t, "match", st.MatchRetained(realm, filter, func(m *session.Message) bool {
+			found[string(m.Topic)]++
+			for range 5 { // odd ones come and go, even ones stay
+				i := random.IntN(250)*2 + 1
+				payload := "x"
+				if random.IntN(2) == 0 {
+					payload = ""
+				}
+				must(t, "retain", st.Retain(realm, message("p", name(i), payload, 1), nil))
+			}
+			return true
+		}))
+		for i := range 500 {
+			n := found[name(i)]
+			matches := topic.Match(filter, name(i))
+			if !matches && n > 0 || i%2 == 0 && matches && n != 1 {
+				t.Fatalf("%s was found %d times by %s", name(i), n, filter)
+			}
+		}
 	}
 }

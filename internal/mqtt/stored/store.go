@@ -87,7 +87,7 @@ func Open(o Options) (*Store, error) {
 	st.refs = references{start: snap.Index(), all: make(map[sequence]holders), old: make([]recount, n)}
 	snap.Close()
 	st.reap = newReaper(st)
-	st.retained = &retained{st: st, limits: o.Retained.withDefaults(), realms: make(map[string]*topicNode)}
+	st.retained = &retained{st: st, walkers: make(chan struct{}, walkersMax), limits: o.Retained.withDefaults(), realms: make(map[string]*topicNode)}
 	return st, st.retained.load()
 }
 
