@@ -226,13 +226,14 @@ func (s *Server) openGrid() (err error) {
 	}
 	s.dispatcher, err = delivery.Open(delivery.Options{
 		Engine: s.engine, Clock: s.clock, Log: s.log, Settings: s.cfg.Delivery,
+		SetAside:       s.setAside,
 		DeadLetterRoot: filepath.Join(s.cfg.Data, "dead-letter"),
 	})
 	if err != nil {
 		return err
 	}
 	s.grid, err = grid.Open(grid.Options{
-		Engine: s.engine, Dispatcher: s.dispatcher, Webhooks: s.webhooks, Clock: s.clock, Log: s.log,
+		Engine: s.engine, Dispatcher: s.dispatcher, Webhooks: s.webhooks, SetAside: s.setAside, Clock: s.clock, Log: s.log,
 		Settings: s.cfg.Subscriptions, BaseURL: s.publicURL, DeadLetters: true,
 		EventTypes: func(grid.Source) []string { return sysevent.NamespaceTypes() },
 	})
@@ -285,7 +286,7 @@ func (s *Server) openClients(ctx context.Context) (err error) {
 		return err
 	}
 	retained := s.cfg.MQTT.Retained
-	s.stored, err = stored.Open(stored.Options{Engine: s.engine, Clock: s.clock, Log: s.log,
+	s.stored, err = stored.Open(stored.Options{SetAside: s.setAside, Engine: s.engine, Clock: s.clock, Log: s.log,
 		Retained: stored.RetainedLimits{Messages: retained.Messages, Bytes: retained.Bytes, MessageBytes: retained.MessageBytes},
 	})
 	if err != nil {

@@ -25,7 +25,8 @@ const (
 func (s *Server) openRegistry(ctx context.Context, ev *events) (err error) {
 	a := s.cfg.Access
 	o := registry.Options{
-		Engine: s.engine, Realm: s.namespaceRealm(), Clock: s.clock, Log: s.log, Stager: changes{ev, s.log},
+		SetAside: s.setAside,
+		Engine:   s.engine, Realm: s.namespaceRealm(), Clock: s.clock, Log: s.log, Stager: changes{ev, s.log},
 		Settings: registry.Settings{MaxCAs: 10},
 		ClientAuthority: func(now time.Time) (*pki.Authority, error) {
 			return pki.OpenClientAuthority(filepath.Join(s.cfg.Data, "pki"), now)

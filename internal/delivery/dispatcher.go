@@ -15,6 +15,7 @@ import (
 	"rollcall/internal/clock"
 	"rollcall/internal/fault"
 	"rollcall/internal/store"
+	"rollcall/internal/store/setaside"
 )
 
 // Options configure a Dispatcher.
@@ -27,6 +28,8 @@ type Options struct {
 	// DeadLetterRoot is the directory below which subscriptions have their
 	// dead-letter directories. Empty: dead-lettering always fails.
 	DeadLetterRoot string
+
+	SetAside *setaside.List // of records that cannot be read; nil: one of its own
 
 	// NewID names dead-letter files. Default: random UUIDs.
 	NewID func() string
@@ -49,6 +52,8 @@ type Dispatcher struct {
 	metrics        *metrics
 	events         *eventLog
 	dead           *deadSpace
+	setAside       *setaside.List
+	keepOrphans    atomic.Bool // progress of unknown subscriptions is not erased
 
 	free    atomic.Int64 // shared worker slots left; below zero by first workers
 	readers chan struct{}
@@ -72,6 +77,10 @@ type Dispatcher struct {
 	flushSet bool // a flush is on its way
 }
 
+// KeepProgress keeps the progress of subscriptions that the dispatcher is not
+// told of: they cannot be read now. It is for before Run.
+func (d *Dispatcher) KeepProgress() { d.keepOrphans.Store(true) }
+
 // Open checks the options and returns a Dispatcher that does nothing until Run.
 func Open(o Options) (*Dispatcher, error) {
 	if o.Engine == nil {
@@ -86,6 +95,9 @@ func Open(o Options) (*Dispatcher, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.SetAside == nil {
+		o.SetAside = setaside.New(o.Log)
+	}
 	if o.NewID == nil {
 		o.NewID = uuid.NewString
 	}
@@ -93,7 +105,7 @@ func Open(o Options) (*Dispatcher, error) {
 		o.Random = rand.Float64
 	}
 	d := &Dispatcher{
-		engine: o.Engine, clock: o.Clock, log: o.Log, set: o.Settings,
+		engine: o.Engine, clock: o.Clock, log: o.Log, set: o.Settings, setAside: o.SetAside,
 		deadLetterRoot: o.DeadLetterRoot, newID: o.NewID, random: o.Random,
 		sync:    (*os.File).Sync,
 		dead:    &deadSpace{root: o.DeadLetterRoot},

@@ -31,6 +31,9 @@ func (d *Dispatcher) load() error {
 		return fmt.Errorf("load counts of deliveries: %w", err)
 	}
 	for o := range l.orphans {
+		if d.keepOrphans.Load() {
+			break // they may be of a subscription that cannot be read
+		}
 		d.erase(o.realm, o.id)
 	}
 	d.mu.Lock()
@@ -305,15 +308,17 @@ func (l *loader) cursors(p uint8, into map[uint64]cursorRecord) error {
 		realm, rest, ok := store.TakeString(it.Key()[2:])
 		id, rest, ok2 := store.TakeUint64(rest)
 		if !ok || !ok2 || len(rest) > 0 {
-			return errRecord
+			l.d.setAside.Add(it.Key(), errRecord)
+			continue
 		}
 		if l.queues[id] == nil {
 			l.orphans[orphan{realm, id}] = true
 			continue
 		}
 		c, err := decodeCursor(it.Value())
-		if err != nil {
-			return err
+		if err != nil { // from the beginning: again rather than never
+			l.d.setAside.Add(it.Key(), err)
+			continue
 		}
 		into[id] = c
 	}
@@ -335,8 +340,10 @@ func (l *loader) tails(p uint8) (map[string]position, error) {
 		}
 		realm, _, ok := store.TakeString(it.Key()[2:])
 		_ = it.Close() // nothing was written through it
-		if !ok {
-			return nil, errRecord
+		if !ok {       // no source that anybody could have written to
+			l.d.setAside.Add(it.Key(), errRecord)
+			from = append(bytes.Clone(it.Key()), 0)
+			continue
 		}
 		source := l.d.Source(realm)
 		from = store.PrefixEnd(source.Prefix(p))
@@ -364,7 +371,9 @@ func (l *loader) retries(p uint8) error {
 		realm, rest, fine := store.TakeString(it.Key()[2:])
 		id, _, fine2 := store.TakeUint64(rest)
 		if !fine || !fine2 {
-			return errRecord
+			l.d.setAside.Add(it.Key(), errRecord)
+			ok = it.Next()
+			continue
 		}
 		q := l.queues[id]
 		own := retryPrefix(p, realm, id)
@@ -400,7 +409,8 @@ func (q *Queue) resumeShelf(it store.Iterator, p uint8, own []byte, k shelfKind)
 	for ok := it.SeekGE(retryKey(own, k, low, 0)); ok && bytes.HasPrefix(it.Key(), own); ok = it.Next() {
 		kind, due, pos, fine := retrySuffix(it.Key()[len(own):])
 		if !fine {
-			return errRecord
+			q.d.setAside.Add(it.Key(), errRecord)
+			continue
 		}
 		if kind != k {
 			break
@@ -448,7 +458,8 @@ func (l *loader) tallies() error {
 		realm, rest, ok := store.TakeString(it.Key()[2:])
 		id, _, ok2 := store.TakeUint64(rest)
 		if !ok || !ok2 {
-			return errRecord
+			l.d.setAside.Add(it.Key(), errRecord)
+			continue
 		}
 		q := l.queues[id]
 		if q == nil {
@@ -459,7 +470,7 @@ func (l *loader) tallies() error {
 		err := q.tally.add(it.Value())
 		q.mu.Unlock()
 		if err != nil {
-			l.d.log.Warn("counts of a subscription cannot be read", "subscription", id, "err", err)
+			l.d.setAside.Add(it.Key(), err)
 		}
 	}
 	return it.Err()

@@ -160,7 +160,9 @@ func (q *Queue) readLog(snap store.Snapshot, l *lane, id uint64) error {
 	for seen := 0; more && taken < lanePass && seen < examine; seen++ {
 		p, ok := eventPosition(it.Key())
 		if !ok {
-			return errRecord
+			q.d.setAside.Add(it.Key(), errRecord)
+			more = it.Next()
+			continue
 		}
 		last = p
 		mine, err := recordHas(it.Value(), id)
@@ -170,7 +172,7 @@ func (q *Queue) readLog(snap store.Snapshot, l *lane, id uint64) error {
 				e, err = recordEvent(it.Value())
 			}
 			if err != nil {
-				q.d.log.Error("a stored event cannot be read", "subscription", id, "index", p.index(), "err", err)
+				q.d.setAside.Add(it.Key(), err)
 			}
 			batch = append(batch, logged{p, e})
 			taken++
@@ -269,7 +271,8 @@ func (q *Queue) readShelf(snap store.Snapshot, l *lane, k shelfKind, now int64) 
 	for it.Next() {
 		_, at, p, ok := retrySuffix(it.Key()[len(l.retries):])
 		if !ok {
-			return errRecord
+			q.d.setAside.Add(it.Key(), errRecord)
+			continue
 		}
 		if at > now {
 			due = at
@@ -277,7 +280,13 @@ func (q *Queue) readShelf(snap store.Snapshot, l *lane, k shelfKind, now int64) 
 		}
 		rec, err := decodeRetry(k, at, it.Value())
 		if err != nil {
-			return err
+			// The event is there: it is attempted as if for the first time, or
+			// dead-lettered if it waited for that.
+			q.d.setAside.Add(it.Key(), err)
+			rec = retryRecord{due: at, shelf: k, last: at, since: at}
+			if k == dying {
+				rec.reason = Unreadable
+			}
 		}
 		took, err := q.recall(snap, l, p, rec)
 		if err != nil {

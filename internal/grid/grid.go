@@ -29,6 +29,7 @@ import (
 	"rollcall/internal/delivery/webhook"
 	"rollcall/internal/fault"
 	"rollcall/internal/store"
+	"rollcall/internal/store/setaside"
 )
 
 // Settings are the bounds of subscriptions and of the handshakes with their
@@ -100,6 +101,7 @@ type Options struct {
 	EventTypes func(Source) []string
 	// DeadLetters says that the dispatcher has a dead-letter root.
 	DeadLetters bool
+	SetAside    *setaside.List // of records that cannot be read; nil: one of its own
 }
 
 // Grid is the subscriptions of all sources. All methods may be called
@@ -117,6 +119,7 @@ type Grid struct {
 	eventTypes  func(Source) []string
 	deadLetters bool
 	metrics     *metrics
+	setAside    *setaside.List
 
 	indexes atomic.Pointer[map[string]*index] // by realm; replaced as a whole
 	tails   tails
@@ -145,6 +148,9 @@ func Open(o Options) (*Grid, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.SetAside == nil {
+		o.SetAside = setaside.New(o.Log)
+	}
 	if o.NewID == nil {
 		o.NewID = uuid.NewString
 	}
@@ -158,7 +164,7 @@ func Open(o Options) (*Grid, error) {
 		o.EventTypes = func(Source) []string { return nil }
 	}
 	g := &Grid{
-		engine: o.Engine, dispatcher: o.Dispatcher, webhooks: o.Webhooks, clock: clock.SteadyOf(o.Clock), log: o.Log, set: o.Settings,
+		engine: o.Engine, dispatcher: o.Dispatcher, webhooks: o.Webhooks, clock: clock.SteadyOf(o.Clock), log: o.Log, set: o.Settings, setAside: o.SetAside,
 		newID: o.NewID, newToken: o.NewToken, baseURL: o.BaseURL, eventTypes: o.EventTypes, deadLetters: o.DeadLetters,
 		metrics: newMetrics(),
 		wake:    make(chan struct{}, 1),
@@ -183,7 +189,10 @@ func (g *Grid) load() error {
 	for it.Next() {
 		rec, err := decodeRecord(it.Value())
 		if err != nil {
-			return err
+			// Nothing is matched to it, and what it has not been given yet stays.
+			g.setAside.Add(it.Key(), err)
+			g.dispatcher.KeepProgress()
+			continue
 		}
 		g.install(rec, it.Revision())
 		if rec.State == Creating || rec.State == Updating {

@@ -307,7 +307,11 @@ func (g *Grid) read(k entryKey) (*record, store.Revision, error) {
 		return nil, 0, err
 	}
 	rec, err := decodeRecord(value)
-	return rec, rev, err
+	if err != nil { // whoever writes the subscription anew replaces it
+		g.setAside.Add(subscriptionKey(k), err)
+		return nil, rev, nil
+	}
+	return rec, rev, nil
 }
 
 // newest is the newest commit index. Events staged from now on come later.

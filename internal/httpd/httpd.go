@@ -74,7 +74,7 @@ type Server struct {
 	http    *http.Server
 
 	conns   atomic.Int64
-	starved atomic.Bool // no descriptor was left at the last accept
+	starved atomic.Bool     // no descriptor was left at the last accept
 	leaving context.Context // ends when Shutdown begins
 	leave   context.CancelFunc
 }

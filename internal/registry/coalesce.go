@@ -202,7 +202,11 @@ func (r *Registry) readOwed(name string) (*owedRecord, store.Revision, error) {
 		return nil, 0, err
 	}
 	rec, err := decodeOwed(name, value)
-	return rec, rev, err
+	if err != nil { // the event is not told; the next change replaces the note
+		r.setAside.Add(owedKey(r.realm, name), err)
+		return nil, rev, nil
+	}
+	return rec, rev, nil
 }
 
 // Owed is the number of clients whose event waits to be emitted.

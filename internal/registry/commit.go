@@ -225,7 +225,29 @@ func (r *Registry) readClient(name string) (*clientRecord, store.Revision, error
 		return nil, 0, err
 	}
 	rec, err := decodeClient(name, value)
+	if err != nil { // whoever writes the client anew replaces it
+		r.setAside.Add(clientKey(r.realm, name), err)
+		snap := r.engine.Snapshot()
+		defer snap.Close()
+		rec, err = r.unreadable(snap, name)
+	}
 	return rec, rev, err
+}
+
+// unreadable stands for a client whose record cannot be read: it keeps its
+// authentication name from being taken or used, by an anonymous client for one.
+func (r *Registry) unreadable(snap store.Snapshot, name string) (*clientRecord, error) {
+	rec := &clientRecord{Client: Client{
+		Name: name, AuthenticationName: name, State: Disabled, ValidationScheme: SubjectMatches,
+		Description: "The stored record of this client cannot be read.", ProvisioningState: Succeeded,
+	}}
+	err := r.each(snap, nameKeyPrefix(r.realm), func(folded string, value []byte, _ store.Revision) error {
+		if string(value) == name {
+			rec.AuthenticationName = folded
+		}
+		return nil
+	})
+	return rec, err
 }
 
 func (r *Registry) readCA(name string) (*caRecord, store.Revision, error) {
@@ -237,7 +259,11 @@ func (r *Registry) readCA(name string) (*caRecord, store.Revision, error) {
 		return nil, 0, err
 	}
 	rec, err := decodeCA(value)
-	return rec, rev, err
+	if err != nil { // whoever writes the CA anew replaces it
+		r.setAside.Add(caKey(r.realm, name), err)
+		return nil, rev, nil
+	}
+	return rec, rev, nil
 }
 
 // load fills the registry from the store.
@@ -246,10 +272,13 @@ func (r *Registry) load() error {
 	snap := r.engine.Snapshot()
 	defer snap.Close()
 	var cas []*caEntry
-	err := each(snap, kindPrefix(r.realm, kindClient), func(name string, value []byte, rev store.Revision) error {
+	err := r.each(snap, kindPrefix(r.realm, kindClient), func(name string, value []byte, rev store.Revision) error {
 		rec, err := decodeClient(name, value)
 		if err != nil {
-			return fmt.Errorf("client %s: %w", name, err)
+			r.setAside.Add(clientKey(r.realm, name), err)
+			if rec, err = r.unreadable(snap, name); err != nil {
+				return err
+			}
 		}
 		r.master.set(newEntry(rec, rev))
 		return nil
@@ -257,10 +286,11 @@ func (r *Registry) load() error {
 	if err != nil {
 		return fmt.Errorf("load clients: %w", err)
 	}
-	err = each(snap, kindPrefix(r.realm, kindCA), func(folded string, value []byte, rev store.Revision) error {
+	err = r.each(snap, kindPrefix(r.realm, kindCA), func(folded string, value []byte, rev store.Revision) error {
 		rec, err := decodeCA(value)
-		if err != nil {
-			return err
+		if err != nil { // nothing is trusted because of it
+			r.setAside.Add(caKey(r.realm, folded), err)
+			return nil
 		}
 		cas = append(cas, &caEntry{caRecord: rec, rev: rev, folded: folded})
 		return nil
@@ -270,7 +300,7 @@ func (r *Registry) load() error {
 	}
 	r.master.trust = newTrust(cas)
 	now := r.clock.Monotonic()
-	err = each(snap, owedPrefix(r.realm), func(name string, _ []byte, rev store.Revision) error {
+	err = r.each(snap, owedPrefix(r.realm), func(name string, _ []byte, rev store.Revision) error {
 		r.owed[name] = &owed{due: now, cap: now, rev: rev}
 		return nil
 	})
@@ -283,13 +313,14 @@ func (r *Registry) load() error {
 }
 
 // each calls f for every key that is prefix and a name.
-func each(snap store.Snapshot, prefix []byte, f func(name string, value []byte, rev store.Revision) error) error {
+func (r *Registry) each(snap store.Snapshot, prefix []byte, f func(name string, value []byte, rev store.Revision) error) error {
 	it := snap.Iter(prefix, store.PrefixEnd(prefix))
 	defer it.Close()
 	for it.Next() {
 		name, rest, ok := store.TakeString(it.Key()[len(prefix):])
 		if !ok || len(rest) != 0 {
-			return errRecord
+			r.setAside.Add(it.Key(), errRecord)
+			continue
 		}
 		if err := f(name, it.Value(), it.Revision()); err != nil {
 			return err

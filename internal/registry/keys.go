@@ -40,9 +40,11 @@ func caKey(realm, name string) []byte {
 	return store.AppendString(kindPrefix(realm, kindCA), filter.Fold(name))
 }
 
-func nameKey(realm, folded string) []byte {
-	return store.AppendString(store.AppendKey(make([]byte, 0, 96), partition, store.TableName, realm), folded)
+func nameKeyPrefix(realm string) []byte {
+	return store.AppendKey(make([]byte, 0, 96), partition, store.TableName, realm)
 }
+
+func nameKey(realm, folded string) []byte { return store.AppendString(nameKeyPrefix(realm), folded) }
 
 func owedPrefix(realm string) []byte {
 	return store.AppendKey(make([]byte, 0, 96), partition, store.TablePending, realm)

@@ -26,6 +26,7 @@ import (
 	"rollcall/internal/fault"
 	"rollcall/internal/pki"
 	"rollcall/internal/store"
+	"rollcall/internal/store/setaside"
 )
 
 // Who may connect without any proof.
@@ -96,11 +97,12 @@ type Options struct {
 	Engine   store.Engine
 	Realm    string // name of the namespace
 	Settings Settings
-	Clock    clock.Clock   // default: clock.System
-	NewID    func() string // event ids and marks of writes; default: random UUIDs
-	Random   func([]byte)  // salts and keys; default: crypto/rand
-	Log      *slog.Logger  // default: discards
-	Stager   Stager        // nil: changes have no events
+	Clock    clock.Clock    // default: clock.System
+	NewID    func() string  // event ids and marks of writes; default: random UUIDs
+	Random   func([]byte)   // salts and keys; default: crypto/rand
+	Log      *slog.Logger   // default: discards
+	Stager   Stager         // nil: changes have no events
+	SetAside *setaside.List // of records that cannot be read; nil: one of its own
 
 	// Coalesce is how long a client must have been left alone before the event
 	// that tells of its changes is emitted. 0: every change has its own event,
@@ -130,6 +132,7 @@ type Registry struct {
 	ceiling   time.Duration
 	openCA    func(time.Time) (*pki.Authority, error)
 	metrics   *metrics
+	setAside  *setaside.List
 
 	view   atomic.Pointer[view]
 	stop   chan struct{} // closed by Close
@@ -165,8 +168,11 @@ func Open(_ context.Context, o Options) (*Registry, error) {
 	if o.Clock == nil {
 		o.Clock = clock.System{}
 	}
+	if o.SetAside == nil {
+		o.SetAside = setaside.New(o.Log)
+	}
 	r := &Registry{
-		engine: o.Engine, realm: o.Realm, set: o.Settings, clock: clock.SteadyOf(o.Clock), newID: o.NewID, log: o.Log,
+		engine: o.Engine, realm: o.Realm, set: o.Settings, clock: clock.SteadyOf(o.Clock), newID: o.NewID, log: o.Log, setAside: o.SetAside,
 		stager: o.Stager, coalesce: o.Coalesce, ceiling: o.CoalesceCap, openCA: o.ClientAuthority,
 		metrics: newMetrics(), stop: make(chan struct{}),
 		notice: make(chan struct{}, 1), due: make(chan struct{}, 1), owed: make(map[string]*owed),

@@ -72,7 +72,11 @@ func (st *Store) Due(now time.Time, limit int) ([]DueItem, error) {
 		err := st.lookDue(snap, uint8(p), now, func(key, value []byte) (bool, error) {
 			var it DueItem
 			if err := it.decode(key, value); err != nil {
-				return false, err
+				st.setAside.Add(key, err)
+				return true, nil
+			}
+			if st.isSetAside(&it) {
+				return true, nil
 			}
 			if it.At.After(now) || n == limit {
 				return false, nil
@@ -99,7 +103,8 @@ func (st *Store) NextDue() (time.Time, error) {
 		err := st.lookDue(snap, uint8(p), st.clock.Steady(), func(key, _ []byte) (bool, error) {
 			ns, _, ok := store.TakeUint64(key[2:])
 			if !ok {
-				return false, errRecord
+				st.setAside.Add(key, errRecord)
+				return true, nil
 			}
 			if at := time.Unix(0, int64(ns)).UTC(); next.IsZero() || at.Before(next) {
 				next = at
@@ -130,11 +135,9 @@ func (st *Store) lookDue(snap store.Snapshot, p uint8, now time.Time, f func(key
 	first := uint64(now.Add(-dueSlack).UnixNano())
 	ok := it.Next()
 	if ok {
-		at, _, whole := store.TakeUint64(it.Key()[2:])
-		if !whole {
-			return errRecord
+		if at, _, whole := store.TakeUint64(it.Key()[2:]); whole {
+			first = min(first, at)
 		}
-		first = min(first, at)
 	}
 	if it.Err() == nil {
 		floor.mu.Lock()
@@ -150,6 +153,19 @@ func (st *Store) lookDue(snap store.Snapshot, p uint8, now time.Time, f func(key
 		}
 	}
 	return nil
+}
+
+// isSetAside reports whether what is due cannot be read: nobody could act on it,
+// and what is due after it must not wait for that.
+func (st *Store) isSetAside(i *DueItem) bool {
+	if st.setAside.Empty() {
+		return false
+	}
+	t := store.TableSessionState
+	if i.Kind == WillDelayed {
+		t = store.TableWill
+	}
+	return st.setAside.Has(nameKey(nil, st.Partition(i.Realm, i.Session), t, i.Realm, i.Session))
 }
 
 func (i *DueItem) decode(key, value []byte) error {

@@ -100,7 +100,9 @@ func (c *collector) page(ctx context.Context, p uint8, from uint64) (next uint64
 		}
 		var t tombstone
 		if err := t.decode(it.Value()); err != nil {
-			return from, false, err
+			c.st.setAside.Add(it.Key(), err)
+			next = index + 1
+			continue
 		}
 		// One from the future is the clock's mistake, and not young.
 		if age := now.Sub(t.at); age >= 0 && age < c.st.grace {
@@ -144,7 +146,8 @@ func (c *collector) bury(ctx context.Context, snap store.Snapshot, b *store.Batc
 		found = true
 		ref, err := r.read(p, seq, value)
 		if err != nil {
-			c.st.log.Error("an entry of an ended session is malformed", "session", k.Name, "err", err)
+			// Nobody will read it any more: it goes with the others.
+			ref = Ref{Index: seq.index, Ordinal: seq.ordinal, Partition: p}
 		}
 		c.st.Settle(k, ref)
 		n++

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"rollcall/internal/store"
+	"rollcall/internal/store/setaside"
 )
 
 // Load calls f for every stored session with its subscriptions, one at a time,
@@ -15,7 +16,7 @@ import (
 func (st *Store) Load(f func(s *Session, subs []Subscription) error) error {
 	snap := st.engine.Snapshot()
 	defer snap.Close()
-	l := loader{f: f}
+	l := loader{f: f, setAside: st.setAside}
 	for p := range st.partitions {
 		if err := l.partition(snap, uint8(p)); err != nil {
 			return fmt.Errorf("load the sessions of partition %d: %w", p, err)
@@ -25,9 +26,10 @@ func (st *Store) Load(f func(s *Session, subs []Subscription) error) error {
 }
 
 type loader struct {
-	f       func(*Session, []Subscription) error
-	session Session
-	subs    []Subscription
+	f        func(*Session, []Subscription) error
+	setAside *setaside.List
+	session  Session
+	subs     []Subscription
 }
 
 // partition walks states and subscriptions side by side: both are in the order
@@ -41,7 +43,9 @@ func (l *loader) partition(snap store.Snapshot, p uint8) (err error) {
 	for states.Next() {
 		name := states.Key()[2:]
 		if err := l.state(name, states.Value()); err != nil {
-			return err
+			l.setAside.Add(states.Key(), err)
+			l.session = Session{} // its client begins anew
+			continue
 		}
 		l.subs = l.subs[:0]
 		for ; more; more = filters.Next() {
@@ -53,7 +57,7 @@ func (l *loader) partition(snap store.Snapshot, p uint8) (err error) {
 				continue // left behind by a session that ended
 			}
 			if err := l.subscription(key[len(name):], filters.Value()); err != nil {
-				return err
+				l.setAside.Add(filters.Key(), err)
 			}
 		}
 		if err := l.f(&l.session, l.subs); err != nil {

@@ -61,7 +61,8 @@ func (st *Store) Pending(k SessionKey, after *Cursor, maxMessages, maxBytes int)
 		}
 		ref, err := r.read(p, seq, value)
 		if err != nil {
-			return false, err
+			st.setAsideEntry(k, p, seq, err)
+			return true, nil
 		}
 		if n := len(page.Entries); n > 0 && (n >= maxMessages || size+r.size > maxBytes) {
 			page.More = true
@@ -73,6 +74,10 @@ func (st *Store) Pending(k SessionKey, after *Cursor, maxMessages, maxBytes int)
 			if errors.Is(err, store.ErrNotFound) {
 				st.log.Error("a stored message is missing", "session", k.Name, "index", ref.Index)
 				st.Settle(k, ref)
+				return true, nil
+			}
+			if errors.Is(err, errRecord) {
+				st.setAsideEntry(k, p, seq, err)
 				return true, nil
 			}
 			if err != nil {
@@ -128,7 +133,8 @@ func (st *Store) Survey(k SessionKey, f func(w Waiting) bool) error {
 		}
 		ref, err := r.read(p, seq, value)
 		if err != nil {
-			return false, err
+			st.setAsideEntry(k, p, seq, err)
+			return true, nil
 		}
 		return f(Waiting{Ref: ref, PacketID: r.id, QoS: packet.QoS(r.flags & entryQoS), Released: r.flags&entryReleased != 0,
 			Size: r.size, Expires: r.expires}), nil
@@ -137,6 +143,12 @@ func (st *Store) Survey(k SessionKey, f func(w Waiting) bool) error {
 		return fmt.Errorf("survey a queue: %w", err)
 	}
 	return nil
+}
+
+// setAsideEntry passes over an entry of a queue that cannot be read. It stays
+// where it is, and takes no room in the session's count.
+func (st *Store) setAsideEntry(k SessionKey, p uint8, seq sequence, err error) {
+	st.setAside.Add(queueKey(nil, k, Ref{Index: seq.index, Ordinal: seq.ordinal, Partition: p}), err)
 }
 
 // visit is given the entries of a queue in order, until it returns false. What
@@ -176,8 +188,12 @@ func (st *Store) settleReplaced(snap store.Snapshot, k SessionKey) error {
 			return true, nil
 		}
 		ref, err := r.read(p, seq, value)
-		if err != nil || r.id == 0 {
-			return true, err
+		if err != nil {
+			st.setAsideEntry(k, p, seq, err)
+			return true, nil
+		}
+		if r.id == 0 {
+			return true, nil
 		}
 		if holder == nil {
 			holder = make(map[uint16]Ref)

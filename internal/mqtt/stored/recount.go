@@ -16,14 +16,19 @@ const recountPace = 4096
 
 // recount finds out which entries of earlier runs refer to which messages, and
 // deletes messages that none does: those that a crash left behind.
-func (st *Store) recount(ctx context.Context) error {
+func (st *Store) recount(ctx context.Context) (failed error) {
 	for p := range st.partitions {
-		if err := st.recountPartition(ctx, uint8(p)); err != nil {
-			st.refs.abandon(uint8(p))
-			return fmt.Errorf("count the stored messages of partition %d: %w", p, err)
+		err := st.recountPartition(ctx, uint8(p))
+		if err == nil {
+			continue
 		}
+		st.refs.abandon(uint8(p))
+		if ctx.Err() != nil || errors.Is(err, store.ErrClosed) {
+			return err
+		}
+		failed = errors.Join(failed, fmt.Errorf("count the stored messages of partition %d: %w", p, err))
 	}
-	return nil
+	return failed
 }
 
 func (st *Store) recountPartition(ctx context.Context, p uint8) error {
@@ -32,14 +37,19 @@ func (st *Store) recountPartition(ctx context.Context, p uint8) error {
 	defer snap.Close()
 	found := make(map[sequence]holders)
 	var r entryReader
+	unreadable := false // an entry: which message it refers to is not known
 	err := st.scan(ctx, snap, p, store.TableQueue, func(key, value []byte) error {
 		index, ordinal, ok := store.Sequence(key)
 		if !ok {
-			return errRecord
+			unreadable = true
+			st.setAside.Add(key, errRecord)
+			return nil
 		}
 		ref, err := r.read(p, sequence{index, ordinal}, value)
 		if err != nil {
-			return err
+			unreadable = true
+			st.setAside.Add(key, err)
+			return nil
 		}
 		if m := ref.message(); m.index != 0 && m.index <= st.refs.start {
 			h := found[m]
@@ -51,17 +61,23 @@ func (st *Store) recountPartition(ctx context.Context, p uint8) error {
 	if err != nil {
 		return err
 	}
+	if unreadable {
+		st.refs.abandon(p)
+		return nil
+	}
 	realms := make(map[sequence]string)
 	realm := ""
 	var prefix []byte
 	err = st.scan(ctx, snap, p, store.TableMessage, func(key, _ []byte) error {
 		index, ordinal, ok := store.Sequence(key)
 		if !ok {
-			return errRecord
+			st.setAside.Add(key, errRecord)
+			return nil
 		}
 		if prefix == nil || !bytes.HasPrefix(key, prefix) {
 			if realm, _, ok = takeName(key[2:]); !ok {
-				return errRecord
+				st.setAside.Add(key, errRecord)
+				return nil
 			}
 			prefix = store.AppendKey(nil, p, store.TableMessage, realm)
 		}

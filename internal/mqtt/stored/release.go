@@ -49,7 +49,8 @@ func (st *Store) Inbound(k SessionKey) (ids []uint16, err error) {
 	for it.Next() {
 		id := it.Key()[len(prefix):]
 		if len(id) != 2 {
-			return nil, errRecord
+			st.setAside.Add(it.Key(), errRecord)
+			continue
 		}
 		ids = append(ids, binary.BigEndian.Uint16(id))
 	}

@@ -37,7 +37,8 @@ func (st *Store) MatchRetained(realm, filter string, f func(*session.Message) bo
 	}
 }
 
-// retainedMessage returns what is retained for a topic now, or nil.
+// retainedMessage returns what is retained for a topic now, or nil if that is
+// nothing that can be read.
 func (st *Store) retainedMessage(t *retainedTopic) (*session.Message, error) {
 	st.retained.mu.RLock()
 	v := t.visible()
@@ -58,7 +59,12 @@ func (st *Store) retainedMessage(t *retainedTopic) (*session.Message, error) {
 			return nil, err
 		}
 	}
-	return decodeMessage(record)
+	m, err := decodeMessage(record)
+	if err != nil {
+		st.setAside.Add(nameKey(nil, st.Partition(t.realm, t.topic), store.TableRetained, t.realm, t.topic), err)
+		return nil, nil
+	}
+	return m, nil
 }
 
 // load reads the index of topics, and what is small.
@@ -80,16 +86,19 @@ func (r *retained) loadPartition(snap store.Snapshot, p uint8) (err error) {
 	for it.Next() {
 		name, rest, ok := takeRealm(it.Key()[2:], realm)
 		if !ok {
-			return errRecord
+			r.st.setAside.Add(it.Key(), errRecord)
+			continue
 		}
 		realm = name
 		topic, rest, ok := takeName(rest)
 		if !ok || len(rest) != 0 {
-			return errRecord
+			r.st.setAside.Add(it.Key(), errRecord)
+			continue
 		}
 		m, err := decodeMessage(it.Value())
 		if err != nil {
-			return err
+			r.st.setAside.Add(it.Key(), err)
+			continue
 		}
 		v := versionOf(m, topic)
 		v.index = uint64(it.Revision())

@@ -11,6 +11,7 @@ import (
 
 	"rollcall/internal/clock"
 	"rollcall/internal/store"
+	"rollcall/internal/store/setaside"
 	"rollcall/internal/task"
 )
 
@@ -33,6 +34,8 @@ type Options struct {
 	Interval time.Duration
 
 	Retained RetainedLimits
+
+	SetAside *setaside.List // of records that cannot be read; nil: one of its own
 }
 
 // Store keeps MQTT state on an engine. Open returns one.
@@ -48,6 +51,7 @@ type Store struct {
 	refs       references
 	due        []dueFloor
 	retained   *retained
+	setAside   *setaside.List
 	groups     sync.Pool  // of *group
 	work       task.Group // goroutines that ask for outcomes
 }
@@ -66,6 +70,9 @@ func Open(o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.SetAside == nil {
+		o.SetAside = setaside.New(o.Log)
+	}
 	if o.Grace == 0 {
 		o.Grace = DefaultGrace
 	}
@@ -81,7 +88,7 @@ func Open(o Options) (*Store, error) {
 	n := o.Engine.Partitions()
 	st := &Store{
 		engine: o.Engine, clock: clock.SteadyOf(o.Clock), log: o.Log, grace: o.Grace, interval: o.Interval,
-		partitions: n, metrics: newMetrics(), due: make([]dueFloor, n),
+		partitions: n, metrics: newMetrics(), due: make([]dueFloor, n), setAside: o.SetAside,
 	}
 	snap := o.Engine.Snapshot()
 	st.refs = references{start: snap.Index(), all: make(map[sequence]holders), old: make([]recount, n)}

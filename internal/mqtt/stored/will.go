@@ -44,14 +44,19 @@ func (st *Store) StageWill(b *store.Batch, realm, name string, old, w *Will) err
 	return nil
 }
 
-// Will reads the Will of a session, nil if there is none.
+// Will reads the Will of a session, nil if there is none that can be read.
 func (st *Store) Will(realm, name string) (*Will, error) {
-	value, err := st.read(nameKey(nil, st.Partition(realm, name), store.TableWill, realm, name))
+	key := nameKey(nil, st.Partition(realm, name), store.TableWill, realm, name)
+	value, err := st.read(key)
 	if value == nil || err != nil {
 		return nil, err
 	}
 	w := new(Will)
-	return w, w.decode(value)
+	if err := w.decode(value); err != nil {
+		st.setAside.Add(key, err)
+		return nil, nil
+	}
+	return w, nil
 }
 
 func (w *Will) append(dst []byte) ([]byte, error) {

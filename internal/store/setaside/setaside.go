@@ -15,6 +15,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,6 +49,8 @@ type List struct {
 	seen   map[uint64]struct{}
 	logged map[string]struct{}
 	items  []Item
+
+	total atomic.Uint64
 }
 
 // New returns an empty list that logs to log.
@@ -77,6 +80,7 @@ func (l *List) Add(key []byte, err error) {
 		l.seen[id] = struct{}{}
 	}
 	l.counts[table]++
+	l.total.Add(1)
 	if len(l.items) < maxItems {
 		l.items = append(l.items, Item{table.String(), append([]byte(nil), key...), err.Error(), l.now().UTC()})
 	}
@@ -109,6 +113,20 @@ func engine(err error) bool {
 	}
 	return false
 }
+
+// Has reports whether an item was set aside.
+func (l *List) Has(key []byte) bool {
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.seen[maphash.Bytes(l.seed, key)]
+	return ok
+}
+
+// Empty reports whether nothing was set aside: mostly so, and quick to ask.
+func (l *List) Empty() bool { return l == nil || l.total.Load() == 0 }
 
 // Items lists what was set aside, at most 256 items.
 func (l *List) Items() []Item {
