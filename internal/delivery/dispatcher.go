@@ -320,6 +320,18 @@ func (d *Dispatcher) touched(q *Queue) {
 	d.dirtyMu.Lock()
 	defer d.dirtyMu.Unlock()
 	d.dirty = append(d.dirty, q)
+	d.flushInTime()
+}
+
+// flushLater makes Run write progress within the cursor interval.
+func (d *Dispatcher) flushLater() {
+	d.dirtyMu.Lock()
+	defer d.dirtyMu.Unlock()
+	d.flushInTime()
+}
+
+// flushInTime does so with dirtyMu locked.
+func (d *Dispatcher) flushInTime() {
 	if !d.flushSet {
 		d.flushSet = true
 		d.clock.AfterFunc(d.set.CursorInterval, d.flushSoon)

@@ -46,11 +46,15 @@ func (d *Dispatcher) load() error {
 	d.mu.Unlock()
 	for _, s := range sources { // also those whose log was empty
 		for _, p := range s.logs {
+			if d.events.restored(p) {
+				continue
+			}
 			low, _, err := l.segments(p, 0)
 			if err != nil {
 				return fmt.Errorf("load the size of the event log: %w", err)
 			}
-			d.events.account(p, low, nil, nil, 0)
+			d.events.restore(p, low, nil)
+			d.events.begin(p, 0)
 		}
 	}
 	d.events.loaded()
@@ -180,10 +184,8 @@ func (l *loader) count(p uint8, realm string, tail position, cursors map[uint64]
 		sealed = segments[n-1].end
 	}
 	c.low = low
-	var (
-		rest   []grown // what comes after the segments
-		latest int64
-	)
+	var latest int64 // when the last event was accepted
+	l.d.events.restore(log, low, segments)
 	from := map[uint64]position{} // what is counted already
 	begin := min(tail, sealed)
 	for id, q := range l.queues {
@@ -232,12 +234,12 @@ func (l *loader) count(p uint8, realm string, tail position, cursors map[uint64]
 			}
 		}
 		latest = g.accepted
-		rest = append(rest, g)
+		l.d.events.recover(log, g)
 	}
 	if err := it.Err(); err != nil {
 		return nil, err
 	}
-	l.d.events.account(log, low, segments, rest, tail)
+	l.d.events.begin(log, tail)
 	for id, n := range c.of {
 		if n > 0 {
 			if err := l.age(prefix, max(cursors[id].position, endOf(l.queues[id].sub.Start)), id, c); err != nil {

@@ -12,6 +12,7 @@ type cut struct {
 	log      *logPart
 	segments []*segment
 	bytes    int64
+	low, end position // everything between goes
 }
 
 // surplus takes the oldest segments while there are more bytes than may be,
@@ -46,17 +47,25 @@ func (l *eventLog) take(goes func(*segment) bool) []*cut {
 	var cuts []*cut
 	by := map[*logPart]*cut{}
 	n := 0
-	for ; n < len(l.sealed) && goes(l.sealed[n]); n++ {
+	for ; n < len(l.sealed); n++ {
 		s := l.sealed[n]
+		if s.deleted { // by a later cut, while the store refused its own
+			l.sealed[n] = nil
+			continue
+		}
+		if !goes(s) {
+			break
+		}
 		c := by[s.log]
 		if c == nil {
-			c = &cut{log: s.log}
+			c = &cut{log: s.log, low: s.log.low}
 			by[s.log] = c
 			cuts = append(cuts, c)
 		}
 		s.gone = true
 		c.segments = append(c.segments, s)
 		c.bytes += s.bytes
+		c.end = max(c.end, s.end)
 		l.cutting += s.bytes
 		l.sealed[n] = nil
 	}
@@ -64,17 +73,16 @@ func (l *eventLog) take(goes func(*segment) bool) []*cut {
 	return cuts
 }
 
-// submit deletes what was taken. Cuts of one log are submitted in the order in
-// which they were taken or do each other's work.
+// submit deletes what was taken.
 func (l *eventLog) submit(cuts []*cut) {
 	for _, c := range cuts {
-		p, end := c.log, c.segments[len(c.segments)-1].end
+		p := c.log
 		events := p.source.prefixes[p.partition]
 		b := store.NewBatch(store.Reserve)
-		// From the beginning: a deletion may be taken before another is durable.
-		b.DeleteRange(eventKey(events, c.segments[0].begin), eventKey(events, end+1))
-		b.DeleteRange(logKey(p.prefix, 1), logKey(p.prefix, end+1))
-		b.Put(logKey(p.prefix, 0), binary.BigEndian.AppendUint64([]byte{recordVersion}, uint64(end)))
+		// From where the last durable one ended: one under way may yet fail.
+		b.DeleteRange(eventKey(events, c.low+1), eventKey(events, c.end+1))
+		b.DeleteRange(logKey(p.prefix, 1), logKey(p.prefix, c.end+1))
+		b.Put(logKey(p.prefix, 0), binary.BigEndian.AppendUint64([]byte{recordVersion}, uint64(c.end)))
 		l.d.submit(b, func(r store.Result) { l.done(c, r) })
 	}
 }
@@ -91,7 +99,7 @@ func (l *eventLog) done(c *cut, r store.Result) {
 	if r.Err != nil {
 		l.refused, l.blocked = true, l.d.clock.Monotonic()+refusedFor
 		for _, s := range c.segments {
-			s.gone = false
+			s.gone = s.deleted
 		}
 		l.sealed = append(append(make([]*segment, 0, len(c.segments)+len(l.sealed)), c.segments...), l.sealed...)
 		l.mu.Unlock()
@@ -99,11 +107,13 @@ func (l *eventLog) done(c *cut, r store.Result) {
 		return
 	}
 	l.refused = false
-	l.size -= c.bytes
-	end := c.segments[len(c.segments)-1].end
 	left := map[uint64]uint64{}
 	var events uint64
-	for _, s := range c.segments {
+	n := 0
+	for ; n < len(p.sealed) && p.sealed[n].end <= c.end; n++ {
+		s := p.sealed[n]
+		s.deleted, s.gone = true, true
+		l.size -= s.bytes
 		events += s.events
 		s.each(func(id, n uint64) {
 			p.total[id] -= min(p.total[id], n)
@@ -113,17 +123,13 @@ func (l *eventLog) done(c *cut, r store.Result) {
 			}
 		})
 	}
-	n := 0
-	for n < len(p.sealed) && p.sealed[n].end <= end {
-		n++
-	}
 	p.sealed = append(p.sealed[:0], p.sealed[n:]...)
-	p.low = max(p.low, end)
+	p.low = max(p.low, c.end)
 	l.mu.Unlock()
 	l.d.metrics.retained.Add(float64(events))
 	for id, n := range left {
 		if q := l.d.Queue(id); q != nil {
-			q.expire(p.partition, end, n)
+			q.expire(p.partition, c.end, n)
 		}
 	}
 }

@@ -267,6 +267,49 @@ func TestLogIsAccountedForAfterACrash(t *testing.T) {
 	})
 }
 
+// Deletions that the store refuses, in any order, are made later; none is
+// counted that was not made, and what is to be known after a crash is stored
+// though nothing is delivered.
+func TestRefusedDeletions(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *harness) {
+		h.set.Retention.Bytes, h.set.WindowEvents = 20<<10, 8
+		paused := h.sub(1, h.fake())
+		paused.Paused = true
+		h.start(paused)
+		r, published := rand.New(rand.NewPCG(1, 6)), 0
+		h.engine.set(func(b *store.Batch) error {
+			if b.Class() == store.Reserve && r.IntN(2) == 0 {
+				return store.ErrFull
+			}
+			return nil
+		})
+		for range 20 {
+			published += len(h.publish(30, 1))
+			h.sleep(2 * time.Second)
+			if size, got := h.logBytes(), int(gauge(t, h.d, "rollcall_delivery_log_bytes")); got != size {
+				t.Fatalf("after %d events the log is thought to have %d bytes and has %d", published, got, size)
+			}
+		}
+		h.engine.set(nil)
+		h.sleep(2 * time.Minute)
+		size := h.logBytes()
+		if got := int(gauge(t, h.d, "rollcall_delivery_log_bytes")); got != size || size > 20<<10 || size < 16<<10 {
+			t.Errorf("in the end the log is thought to have %d bytes and has %d", got, size)
+		}
+		if got := h.queues[1].Tally(); got.Backlog+got.Dropped["RetentionExceeded"] != uint64(published) {
+			t.Errorf("of %d events: %+v", published, got)
+		}
+		if h.keys(store.TableLog) == 0 {
+			t.Error("nothing is stored of the log's account")
+		}
+		h.crash()
+		h.start(paused)
+		if got := int(gauge(t, h.d, "rollcall_delivery_log_bytes")); got != size {
+			t.Errorf("after a crash the log is thought to have %d bytes and has %d", got, size)
+		}
+	})
+}
+
 // wait returns once a condition holds, and fails after 20 seconds.
 func wait(t testing.TB, what string, holds func() bool) {
 	t.Helper()

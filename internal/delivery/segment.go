@@ -43,6 +43,7 @@ type segment struct {
 	events        uint64
 	first, newest int64 // times of acceptance, Unix nanoseconds
 	gone          bool  // deleted, or about to be
+	deleted       bool  // durably
 
 	// Events by subscription: counting while the segment is open, then packed,
 	// because there may be thousands of segments.
@@ -102,7 +103,8 @@ type grown struct {
 	pos      position
 	bytes    int64    // key and value
 	accepted int64    // Unix nanoseconds
-	of       []uint64 // subscriptions
+	of       []uint64 // subscriptions, or
+	queues   []*Queue // theirs
 }
 
 // Bounds of a segment. A limit is enforced by whole segments, so these are
@@ -172,6 +174,10 @@ func (l *eventLog) add(p *logPart, g grown) {
 		s.count(id)
 		p.total[id]++
 	}
+	for _, q := range g.queues {
+		s.count(q.id)
+		p.total[q.id]++
+	}
 	l.size += g.bytes
 	if s == p.open {
 		l.opened += g.bytes
@@ -210,6 +216,7 @@ func (l *eventLog) seal(s *segment) {
 	p.sealed = append(p.sealed, s)
 	l.sealed = append(l.sealed, s)
 	l.unstored = append(l.unstored, s)
+	l.d.flushLater()
 }
 
 // sealAll ends the open segments that chosen says, oldest first. The log is
@@ -227,15 +234,13 @@ func (l *eventLog) sealAll(chosen func(*segment) bool) {
 	}
 }
 
-// account begins accounting for a log: its segments at the start are known, as
-// are the events after them, up to a position.
-func (l *eventLog) account(p *logPart, low position, segments []*segment, rest []grown, known position) {
+// restore accounts for what a log has at the start: from where on, and the
+// segments that were stored. The events after them follow, by recover, and then
+// begin.
+func (l *eventLog) restore(p *logPart, low position, segments []*segment) {
 	l.mu.Lock()
-	if p.counted {
-		l.mu.Unlock()
-		return
-	}
-	p.counted, p.low = true, low
+	defer l.mu.Unlock()
+	p.low = low
 	for _, s := range segments {
 		p.sealed = append(p.sealed, s)
 		l.sealed = append(l.sealed, s)
@@ -245,16 +250,37 @@ func (l *eventLog) account(p *logPart, low position, segments []*segment, rest [
 		}
 		s.each(func(id, n uint64) { p.total[id] += n })
 	}
-	for _, g := range rest {
-		l.add(p, g)
+}
+
+// recover accounts for an event that was found at the start.
+func (l *eventLog) recover(p *logPart, g grown) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.add(p, g)
+}
+
+// begin ends the restoring of a log, which was known up to a position, and
+// accounts for what was notified meanwhile.
+func (l *eventLog) begin(p *logPart, known position) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p.counted {
+		return
 	}
+	p.counted = true
 	for _, g := range p.early {
 		if g.pos > known {
 			l.add(p, g)
 		}
 	}
 	p.early = nil
-	l.mu.Unlock()
+}
+
+// restored reports whether begin has been called.
+func (l *eventLog) restored(p *logPart) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return p.counted
 }
 
 // loaded puts the segments of all logs in order, once they are known.

@@ -65,11 +65,9 @@ func (s *Source) Notify(partition uint8, index uint64, ordinal uint16, e *event.
 
 // grew accounts for an event that the log has.
 func (s *Source) grew(partition uint8, p position, e *event.Event, size int, queues []*Queue) {
-	g := grown{pos: p, bytes: int64(len(s.prefixes[partition]) + store.SequencedSuffix + size), accepted: unixNano(e.Accepted)}
-	for _, q := range queues {
-		g.of = append(g.of, q.id)
-	}
-	s.d.events.grew(s.logs[partition], g)
+	s.d.events.grew(s.logs[partition], grown{
+		pos: p, bytes: int64(len(s.prefixes[partition]) + store.SequencedSuffix + size), accepted: unixNano(e.Accepted), queues: queues,
+	})
 }
 
 // tailOf returns a position up to which all notifications have arrived, and

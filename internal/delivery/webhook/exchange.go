@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"os"
+	"strings"
+	"syscall"
 
 	"rollcall/internal/delivery"
 )
@@ -90,10 +92,22 @@ func (c *Client) send(ctx context.Context, r *http.Request) (resp *http.Response
 			return resp, used, nil
 		}
 		used.done(0)
-		if !reused || n == sends || ctx.Err() != nil || errors.Is(err, errTarget) {
+		if !reused || n == sends || ctx.Err() != nil || !closedUnder(err) {
 			return nil, nil, err
 		}
 	}
+}
+
+// closedUnder reports whether a request failed because its connection was
+// closed, and not because of what the receiver said.
+func closedUnder(err error) bool {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	text := err.Error() // these have no name
+	return strings.HasSuffix(text, "client connection lost") || strings.HasSuffix(text, "server closed idle connection")
 }
 
 // done ends the use of a connection; c may be nil.

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -108,6 +109,36 @@ func TestKeptConnectionClosedUnderARequest(t *testing.T) {
 				t.Errorf("%d requests were answered, want 50", n)
 			}
 		})
+	}
+}
+
+// The same with HTTP/2, where net/http does not send it again.
+func TestKeptHTTP2ConnectionClosedUnderARequest(t *testing.T) {
+	var requests atomic.Int64
+	var s *httptest.Server
+	s = httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("the request came by %s", r.Proto)
+		}
+		if requests.Add(1) == 2 {
+			s.CloseClientConnections()
+			<-r.Context().Done()
+		}
+	}))
+	s.EnableHTTP2 = true
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	pool := x509.NewCertPool()
+	pool.AddCert(s.Certificate())
+	d := destination(t, newClient(t, webhook.Options{Rules: local, RootCAs: pool}), s.URL, event.EventGrid)
+	for n := range 2 {
+		if r := deliver(t, d, attempt(10)); r.Verdict != delivery.Delivered {
+			t.Fatalf("request %d: %+v", n, r)
+		}
+	}
+	if n := requests.Load(); n != 3 {
+		t.Errorf("%d requests, want 3", n)
 	}
 }
 
