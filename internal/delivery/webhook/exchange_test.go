@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -301,5 +302,55 @@ func TestHugeAnswerHeaders(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		})
+	}
+}
+
+// P7: receivers that send endless headers, to as many requests as four
+// subscriptions make at a time, cost no more than the bound for each.
+func TestHugeAnswerHeadersCostLittle(t *testing.T) {
+	const requests = 128
+	line := "X-Filler: " + strings.Repeat("x", 1000) + "\r\n"
+	url := rawServer(t, func(_ int, c *net.TCPConn) {
+		take(bufio.NewReader(c))
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n")
+		for n := 0; n < 10<<20; n += len(line) {
+			if _, err := io.WriteString(c, line); err != nil {
+				return
+			}
+		}
+	})
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse
+	}
+	runtime.GC()
+	before, peak := heap(), uint64(0)
+	d := destination(t, newClient(t, webhook.Options{Rules: local}), url, event.EventGrid)
+	var wg sync.WaitGroup
+	for range requests {
+		wg.Go(func() {
+			for range 4 {
+				d.Deliver(context.Background(), attempt(10))
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	for over := false; !over; {
+		peak = max(peak, heap())
+		select {
+		case <-done:
+			over = true
+		case <-time.After(time.Millisecond):
+		}
+	}
+	grown := int64(peak) - int64(before)
+	t.Logf("%d requests at a time, answered with 10 MiB of headers: %d KiB of heap at the worst moment", requests, grown>>10)
+	if grown > requests*512<<10 {
+		t.Errorf("%d bytes of heap at the worst moment, for 64 KiB to each of %d requests", grown, requests)
 	}
 }
