@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -313,7 +314,7 @@ func (s *Server) openClients(ctx context.Context) (err error) {
 	}
 	s.registry.OnChange(func() { s.broker.Reconsider() })
 	s.accept, err = listen.New(listen.Options{
-		Handler: s.broker, Acceptor: s.broker.Acceptor(), Realm: s.namespaceRealm(), Clock: s.clock, Log: s.log,
+		Handler: s.broker, Acceptor: s.broker.Acceptor(), Refused: s.broker.RefusedByListener, BehindProxy: s.cfg.Access.BehindProxy, Realm: s.namespaceRealm(), Clock: s.clock, Log: s.log,
 		MaxConnections: s.files.Connections, HandshakeTimeout: s.cfg.MQTT.ConnectTimeout,
 	})
 	return err
@@ -325,6 +326,7 @@ func (s *Server) openHTTP() error {
 		SubscriptionID: s.cfg.Resource.Subscription, ResourceGroup: s.cfg.Resource.Group,
 		Namespace: s.cfg.Resource.Namespace, Location: s.cfg.Resource.Location,
 		EndSession: func(session, why string) bool { return s.broker.End(s.namespaceRealm(), session, why) },
+		Refusals:   s.refusals,
 		ServerCA:   s.caPEM, Status: func() any { return s.Status() },
 		Keys:     func() map[string]string { return map[string]string{"token": s.keys.Token} },
 		MQTTHost: s.mqttHost, HTTPHost: s.httpHost,
@@ -335,10 +337,11 @@ func (s *Server) openHTTP() error {
 	}
 	s.metrics = prometheus.NewRegistry()
 	s.http, err = httpd.New(httpd.Options{
-		Handler: handler.Handler(), WebSocket: s.accept.WebSocket(),
+		Handler: handler.Handler(), WebSocket: s.accept.WebSocket(func(r *http.Request) bool { return s.http.Local(r) }),
 		Metrics:        promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
 		MaxConnections: s.files.http,
 		Ready:          s.Ready, Token: s.keys.Token, NoAuth: s.cfg.Access.NoAuth,
+		Origins: s.cfg.Access.Origins, BehindProxy: s.cfg.Access.BehindProxy,
 		Hosts: append(append([]string(nil), s.cfg.Access.Hosts...), s.cfg.TLS.Names...),
 		Clock: s.clock, Log: s.log,
 	})

@@ -96,5 +96,5 @@ func refusal(err error) error {
 	case registry.ServerBusy:
 		code = packet.ServerBusy
 	}
-	return &broker.Refusal{Code: code, Text: d.Text}
+	return &broker.Refusal{Code: code, Reason: string(d.Reason), Text: d.Text}
 }

@@ -22,10 +22,12 @@ func sessionConfig(c config.Config) session.Config {
 		TopicAliasMaximum: uint16(m.TopicAliases), MaximumKeepAlive: uint16(m.MaxKeepAlive),
 		Topics:      topic.Limits{MaxBytes: m.MaxTopicBytes, MaxLevels: m.MaxTopicLevels},
 		MaxClientID: m.MaxClientID, MaxSubscriptions: m.MaxSubscriptions, MaxSubscriptionBytes: m.MaxSubscriptionBytes, CheckPayload: true,
-		MaxInflight: uint16(m.MaxInflight), QueueMessages: m.QueueMessages, QueueBytes: m.QueueBytes,
+		BridgeStates: true,
+		MaxInflight:  uint16(m.MaxInflight), QueueMessages: m.QueueMessages, QueueBytes: m.QueueBytes,
 	}
 	if c.Profile == config.Azure {
 		s.MaximumQoS = packet.QoS1
+		s.BridgeStates = false
 		s.SharedAvailable, s.SubscriptionIDAvailable = false, false
 		s.MaxFilters = 10
 		s.MaxFieldBytes = 256

@@ -43,11 +43,14 @@ type Options struct {
 
 	// EndSession ends a session's connection and reports whether there was one.
 	EndSession func(session, why string) bool
-	ServerCA   []byte                   // PEM of the CA that servers' certificates are of; nil: not ours
-	Status     func() any               // what GET status answers; nil: an empty object
-	Keys       func() map[string]string // what POST keys reveals; nil: nothing
-	MQTTHost   func() string            // host:port; nil or "": none
-	HTTPHost   func() string            // host:port; nil or "": none
+	// Refusals returns up to limit of the clients that were not let in lately,
+	// the newest first; nil: none.
+	Refusals func(limit int) []Refusal
+	ServerCA []byte                   // PEM of the CA that servers' certificates are of; nil: not ours
+	Status   func() any               // what GET status answers; nil: an empty object
+	Keys     func() map[string]string // what POST keys reveals; nil: nothing
+	MQTTHost func() string            // host:port; nil or "": none
+	HTTPHost func() string            // host:port; nil or "": none
 
 	Clock clock.Clock  // default: clock.System
 	Log   *slog.Logger // default: discards

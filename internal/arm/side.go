@@ -19,6 +19,10 @@ func (a *API) side(q *request) error {
 	switch q.segs[2] {
 	case "sessions":
 		return a.sideSessions(q, rest)
+	case "refusals":
+		if len(rest) == 0 {
+			return q.by(methods{http.MethodGet: a.listRefusals})
+		}
 	case "eventSubscriptions":
 		return a.sideSubscriptions(q, rest)
 	case "clients":
@@ -45,7 +49,7 @@ func (a *API) side(q *request) error {
 
 func noRoute() error {
 	return fault.New(fault.NotFound,
-		"There is nothing at this path. Below /rollcall/v1 there are status, sessions, events/tail, eventSubscriptions, clients, ca and keys.")
+		"There is nothing at this path. Below /rollcall/v1 there are status, sessions, refusals, events/tail, eventSubscriptions, clients, ca and keys.")
 }
 
 func (a *API) status(q *request) error {

@@ -19,8 +19,8 @@ import (
 // environment and file.
 type serveFlags struct {
 	config, data, profile, cert, key, anonymous, readyFile, logLevel, logFormat string
-	mqtt, mqtts, http, https, hosts                                             []string
-	allowAll, noAuth, devKeys                                                   bool
+	mqtt, mqtts, http, https, hosts, origins                                    []string
+	allowAll, noAuth, devKeys, behindProxy                                      bool
 }
 
 func newServe() *cobra.Command {
@@ -33,8 +33,8 @@ session in order.
 Without any flag it works at once: MQTT on 1883 and 8883, HTTP on 8080, HTTPS on
 8443, all on loopback only, with a certificate of a local CA made at the first
 start. Clients that show no credentials are let in from loopback, their client
-id being their authentication name. MQTT over WebSocket is at /mqtt of the HTTP
-and HTTPS listeners.
+id being their authentication name. MQTT over WebSocket is at /mqtt, /ws and / of
+the HTTP and HTTPS listeners.
 
 An address flag can be repeated; port 0 picks a free port; an empty address
 turns the listener off. Settings come from --config (YAML), then from ROLLCALL_
@@ -61,6 +61,8 @@ environment variables, then from flags; rollcall config check lists them all.`,
 	fl.StringArrayVar(&f.https, "https", nil, "listen for HTTPS and WebSocket on `address` (default localhost:8443)")
 	fl.StringVar(&f.cert, "cert", "", "`file` of the server certificate, PEM, leaf first (default: one of the local CA)")
 	fl.StringVar(&f.key, "key", "", "`file` of its private key, PEM, mode 0600")
+	fl.StringArrayVar(&f.origins, "origin", nil, "`origin` whose pages may connect to MQTT over WebSocket (https://app.example.org), or * for all")
+	fl.BoolVar(&f.behindProxy, "behind-proxy", false, "a proxy stands in front: no peer counts as being on this machine")
 	fl.StringArrayVar(&f.hosts, "host", nil, "further host `name` or address that clients use for this server")
 	fl.StringVar(&f.anonymous, "anonymous", "", "let clients without credentials in: off, loopback or all (`where`; default loopback)")
 	fl.BoolVar(&f.allowAll, "allow-all", false, "listen beyond loopback although every client may publish and subscribe anywhere")
@@ -107,11 +109,12 @@ func (f *serveFlags) load(cmd *cobra.Command) (config.Config, error) {
 		}
 	}
 	c.Access.Hosts = append(c.Access.Hosts, f.hosts...)
+	c.Access.Origins = append(c.Access.Origins, f.origins...)
 	for _, b := range []struct {
 		name string
 		from bool
 		into *bool
-	}{{"allow-all", f.allowAll, &c.Access.AllowAll}, {"no-auth", f.noAuth, &c.Access.NoAuth}, {"dev-keys", f.devKeys, &c.Access.DevKeys}} {
+	}{{"allow-all", f.allowAll, &c.Access.AllowAll}, {"no-auth", f.noAuth, &c.Access.NoAuth}, {"dev-keys", f.devKeys, &c.Access.DevKeys}, {"behind-proxy", f.behindProxy, &c.Access.BehindProxy}} {
 		if given(b.name) {
 			*b.into = b.from
 		}

@@ -72,7 +72,7 @@ func newSession(t *target) *cobra.Command {
 comings and goings; the number never resets.`,
 	}
 	t.flags(cmd)
-	cmd.AddCommand(sessionList(t), sessionShow(t), sessionHistory(t), sessionEnd(t))
+	cmd.AddCommand(sessionList(t), sessionShow(t), sessionHistory(t), sessionEnd(t), sessionRefusals(t))
 	return cmd
 }
 

@@ -75,6 +75,12 @@ type Access struct {
 	DevKeys   bool   `yaml:"devKeys"`   // well-known keys instead of random ones; loopback only
 	// Hosts are further names that browsers and clients may use for us.
 	Hosts []string `yaml:"hosts"`
+	// Origins are those whose pages may connect to MQTT over WebSocket, such as
+	// https://app.example.org, or "*" for all. Other pages than ours may not.
+	Origins []string `yaml:"origins"`
+	// BehindProxy: a proxy stands in front of every listener, so that no peer
+	// counts as being on this machine.
+	BehindProxy bool `yaml:"behindProxy"`
 	// PasswordsOverPlaintext admits passwords on plain listeners beyond loopback.
 	PasswordsOverPlaintext bool `yaml:"passwordsOverPlaintext"`
 	// AuthenticationNameSources are where else than the user name a
@@ -331,6 +337,9 @@ func (v *validation) access() {
 	}
 	local := v.c.LoopbackOnly()
 	v.check(!a.NoAuth || local, "access.noAuth", "listeners beyond loopback need the token")
+	v.check(!a.NoAuth || !a.BehindProxy, "access.noAuth", "behind a proxy no peer counts as being on this machine, so that everybody needs the token")
+	v.check(!a.DevKeys || !a.BehindProxy, "access.devKeys", "well-known keys are not for what a proxy makes reachable")
+	v.check(!a.BehindProxy || a.AllowAll, "access.behindProxy", "a proxy makes the listeners reachable from other machines and there are no authorization rules: any client that connects could publish and subscribe anywhere. If that is meant, set access.allowAll (--allow-all)")
 	v.check(!a.DevKeys || local, "access.devKeys", "well-known keys are for loopback listeners only")
 	if !a.AllowAll {
 		for _, k := range []struct {
@@ -344,6 +353,11 @@ func (v *validation) access() {
 		}
 	}
 	known := map[string]bool{"ClientCertificateSubject": true, "ClientCertificateDns": true, "ClientCertificateUri": true, "ClientCertificateIp": true, "ClientCertificateEmail": true}
+	for _, s := range a.Origins {
+		u, err := url.Parse(s)
+		v.check(s == "*" || err == nil && u.Scheme != "" && u.Host != "" && u.User == nil && u.Path == "" && u.RawQuery == "" && u.Fragment == "",
+			"access.origins", "%q is no origin: write https://app.example.org, or * for every origin", s)
+	}
 	for _, s := range a.AuthenticationNameSources {
 		v.check(known[s], "access.authenticationNameSources", "%q is none of ClientCertificateSubject, …Dns, …Uri, …Ip and …Email", s)
 	}

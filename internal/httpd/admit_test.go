@@ -127,6 +127,41 @@ func TestCrossSite(t *testing.T) {
 	}
 }
 
+// Pages of the origins that are named may connect to MQTT, wherever it is
+// mounted, and use nothing else.
+func TestOrigins(t *testing.T) {
+	socket := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	named := start(t, httpd.Options{Handler: exempting{echo}, WebSocket: socket, NoAuth: true, Origins: []string{"https://app.example.org", "http://localhost:3000"}})
+	all := start(t, httpd.Options{Handler: exempting{echo}, WebSocket: socket, NoAuth: true, Origins: []string{"*"}})
+	const upgrade = " HTTP/1.1\nHost: localhost\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\nSec-Fetch-Site: cross-site\n"
+	for _, c := range []struct {
+		request, origin  string
+		named, everybody int
+	}{
+		{"GET /mqtt" + upgrade, "https://app.example.org", 418, 418},
+		{"GET /ws" + upgrade, "https://app.example.org:443", 418, 418},
+		{"GET /" + upgrade, "http://localhost:3000", 418, 418},
+		{"GET /mqtt" + upgrade, "http://app.example.org", 403, 418},
+		{"GET /mqtt" + upgrade, "https://app.example.org.evil.example", 403, 418},
+		{"GET /mqtt" + upgrade, "https://x.app.example.org", 403, 418},
+		{"GET /mqtt" + upgrade, "null", 403, 418},
+		{"GET / HTTP/1.1\nHost: localhost\n", "https://app.example.org", 403, 403},
+		{"GET /rollcall/v1/status HTTP/1.1\nHost: localhost\n", "https://app.example.org", 403, 403},
+		{"POST /subscriptions HTTP/1.1\nHost: localhost\nContent-Length: 0\n", "https://app.example.org", 403, 403},
+	} {
+		for f, want := range map[*fixture]int{named: c.named, all: c.everybody} {
+			if a := f.send(c.request + "Origin: " + c.origin + "\n\n"); a.status != want {
+				t.Errorf("%.20q from %s (all: %v): %d, want %d", c.request, c.origin, f == all, a.status, want)
+			}
+		}
+	}
+	for _, bad := range []string{"app.example.org", "https://app.example.org/", "https://*.example.org/x", ""} {
+		if _, err := httpd.New(httpd.Options{Handler: http.HandlerFunc(echo), NoAuth: true, Origins: []string{bad}}); err == nil {
+			t.Errorf("%q is taken for an origin", bad)
+		}
+	}
+}
+
 func TestToken(t *testing.T) {
 	metrics := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "metrics") })
 	locked := start(t, httpd.Options{Handler: exempting{echo}, Metrics: metrics})
@@ -187,7 +222,8 @@ func TestToken(t *testing.T) {
 	}
 }
 
-func TestLoopback(t *testing.T) {
+func TestLocal(t *testing.T) {
+	plain, behind := newServer(t, httpd.Options{}), newServer(t, httpd.Options{BehindProxy: true})
 	for _, c := range []struct {
 		peer, local string
 		want        bool
@@ -201,10 +237,30 @@ func TestLoopback(t *testing.T) {
 		{"", "127.0.0.1:80", false},
 		{"@", "", false},
 	} {
-		if got := httpd.Loopback(requestFrom(c.peer, c.local)); got != c.want {
+		if got := plain.Local(requestFrom(c.peer, c.local)); got != c.want {
 			t.Errorf("from %q to %q: %v", c.peer, c.local, got)
 		}
+		if behind.Local(requestFrom(c.peer, c.local)) {
+			t.Errorf("from %q to %q behind a proxy: on this machine", c.peer, c.local)
+		}
 	}
+	for _, name := range []string{"Forwarded", "Via", "X-Real-Ip", "True-Client-Ip", "X-Forwarded-For", "X-Forwarded-Host", "Cf-Connecting-Ip"} {
+		r := requestFrom("127.0.0.1:1", "127.0.0.1:80")
+		r.Header = http.Header{name: {""}}
+		if plain.Local(r) {
+			t.Errorf("what came with %s counts as from this machine", name)
+		}
+	}
+}
+
+func newServer(t *testing.T, o httpd.Options) *httpd.Server {
+	t.Helper()
+	o.Handler, o.NoAuth = http.HandlerFunc(echo), true
+	s, err := httpd.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // staticAddr is a net.Addr.

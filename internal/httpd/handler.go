@@ -84,16 +84,30 @@ func (s *Server) open(r *http.Request) bool {
 	switch r.URL.Path {
 	case "/healthz", "/readyz":
 		return true
-	case "/mqtt":
-		return s.opts.WebSocket != nil
 	}
-	return s.exempt(r)
+	return s.isMQTT(r) || s.exempt(r)
+}
+
+// isMQTT reports whether r is for MQTT over WebSocket, which is at /mqtt, at
+// /ws, and where clients that are not told a path look for it: at /, which is
+// somebody else's for requests that are no WebSocket handshakes.
+func (s *Server) isMQTT(r *http.Request) bool {
+	if s.opts.WebSocket == nil {
+		return false
+	}
+	switch r.URL.Path {
+	case "/mqtt", "/ws":
+		return true
+	case "/", "":
+		return r.Method == http.MethodGet && strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
+	}
+	return false
 }
 
 // route returns the handler of a path.
 func (s *Server) route(r *http.Request) http.Handler {
 	switch path := r.URL.Path; {
-	case path == "/mqtt" && s.opts.WebSocket != nil:
+	case s.isMQTT(r):
 		return s.opts.WebSocket
 	case path == "/metrics" && s.opts.Metrics != nil:
 		return readOnly(s.opts.Metrics.ServeHTTP)
@@ -110,7 +124,7 @@ func (s *Server) readiness(w http.ResponseWriter, r *http.Request) {
 	switch err := s.opts.Ready(); {
 	case err == nil:
 		WriteText(w, http.StatusOK, "ready")
-	case Loopback(r):
+	case s.Local(r):
 		WriteText(w, http.StatusServiceUnavailable, "not ready: "+err.Error())
 	default:
 		WriteText(w, http.StatusServiceUnavailable, "not ready")

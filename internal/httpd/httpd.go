@@ -41,13 +41,19 @@ type Exempter interface {
 // set. Zero limits mean the defaults.
 type Options struct {
 	Handler   http.Handler // of everything that is not named below; may be an Exempter
-	WebSocket http.Handler // at /mqtt; nil: none
+	WebSocket http.Handler // of MQTT; nil: none
 	Metrics   http.Handler // at /metrics; nil: none
 	Ready     func() error // nil while we take work; nil func: always
 
-	Token  string   // bearer token
-	NoAuth bool     // peers on this machine need no token for anything
-	Hosts  []string // further host names and addresses that are ours; "*.example.org" for all below
+	Token  string // bearer token
+	NoAuth bool   // peers on this machine need no token for anything
+	// Origins are those whose pages may connect to MQTT over WebSocket, exactly
+	// (https://app.example.org), or "*" for all; other pages than ours may not.
+	Origins []string
+	// BehindProxy: a proxy stands in front, so that no peer counts as being on
+	// this machine, wherever its connections come from.
+	BehindProxy bool
+	Hosts       []string // further host names and addresses that are ours; "*.example.org" for all below
 
 	Clock clock.Clock   // default: clock.System
 	Log   *slog.Logger  // default: discards
@@ -70,6 +76,7 @@ type Server struct {
 	exempt  func(*http.Request) bool
 	token   [sha256.Size]byte // hash of the token
 	hosts   hosts
+	origins origins
 	metrics *metrics
 	http    *http.Server
 
@@ -112,6 +119,9 @@ func New(o Options) (*Server, error) {
 		s.exempt = e.Exempt
 	}
 	var err error
+	if s.origins, err = parseOrigins(o.Origins); err != nil {
+		return nil, err
+	}
 	if s.hosts, err = parseHosts(o.Hosts); err != nil {
 		return nil, err
 	}

@@ -7,9 +7,13 @@ import (
 	"strings"
 )
 
-// Loopback reports whether the peer that made r is on this machine: both ends
-// of the connection are on loopback and no proxy says that it forwarded r.
-func Loopback(r *http.Request) bool {
+// Local reports whether the peer that made r is on this machine: both ends of
+// the connection are on loopback, no proxy says that it forwarded r, and none
+// is known to stand in front.
+func (s *Server) Local(r *http.Request) bool {
+	if s.opts.BehindProxy {
+		return false
+	}
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	return err == nil && peer.Addr().Unmap().IsLoopback() && localAddr(r).IsLoopback() && !forwarded(r.Header)
 }
@@ -33,11 +37,18 @@ func forwarded(h http.Header) bool {
 		switch {
 		case strings.HasPrefix(name, "X-Forwarded-"):
 			return true
-		case name == "Forwarded" || name == "Via" || name == "X-Real-Ip" || name == "True-Client-Ip":
+		case proxyHeaders[name]:
 			return true
 		}
 	}
 	return false
+}
+
+// proxyHeaders are those, beside X-Forwarded-…, by which proxies and content
+// delivery networks say for whom they ask.
+var proxyHeaders = map[string]bool{
+	"Forwarded": true, "Via": true, "X-Real-Ip": true, "True-Client-Ip": true, "X-Client-Ip": true, "X-Cluster-Client-Ip": true,
+	"X-Original-Forwarded-For": true, "Cf-Connecting-Ip": true, "Fastly-Client-Ip": true, "Cdn-Loop": true, "X-Envoy-External-Address": true,
 }
 
 // Scheme is the scheme that the peer used. The word of a proxy counts: it

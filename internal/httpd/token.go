@@ -13,7 +13,7 @@ import (
 // peers on this machine; everything else needs the token. A token that is
 // wrong is refused even where none is needed, so that its owner notices.
 func (s *Server) authorize(r *http.Request, read bool) *fault.Error {
-	local := Loopback(r)
+	local := s.Local(r)
 	if s.opts.NoAuth && local {
 		return nil
 	}

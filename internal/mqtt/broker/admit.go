@@ -32,6 +32,11 @@ type applicant struct {
 func (c *conn) judge(r *round, id string, p *packet.Connect, expiry uint32, settled func()) {
 	a := &applicant{c: c, id: id, connect: p, expiry: expiry, settled: settled}
 	defer a.guard(r)
+	if !c.borrow(connectSize(p)) {
+		c.turnAway(r, "memory", packet.ServerBusy, "too much is held for clients that are not let in")
+		settled()
+		return
+	}
 	who, known, err := c.b.opts.Gatekeeper.Admit(Credentials{
 		ClientID: id,
 		UserName: p.UserName.Value, HasUser: p.UserName.Set,
@@ -111,7 +116,7 @@ func (a *applicant) judged(r *round, who Identity, err error) {
 	doomed := c.s.Doomed()
 	c.mu.Unlock()
 	if doomed { // by Shutdown or Reconsider: there is nothing to claim any more
-		c.turnAway(r, "ended", packet.ServerUnavailable, "")
+		c.turnAway(r, "ended", packet.ServerUnavailable, "the client has left, or was ended, before it was let in")
 		settled()
 		return
 	}
@@ -168,6 +173,7 @@ func (c *conn) claim(who Identity, p *packet.Connect, expiry uint32, settled fun
 func (c *conn) hired(r *round, h Hold, who Identity, e *entry) {
 	c.mu.Lock()
 	c.hold = h
+	c.borrowLocked(0)
 	over := c.s.Ended() // only a fault of ours ends it before it is admitted
 	c.mu.Unlock()
 	if over {
@@ -193,7 +199,7 @@ func (c *conn) claimRefused(r *round, err error) {
 	case errors.Is(err, ErrFull):
 		c.turnAway(r, "full", packet.QuotaExceeded, "the server's storage is full")
 	case errors.Is(err, ErrGone):
-		c.turnAway(r, "gone", packet.ServerUnavailable, "")
+		c.turnAway(r, "gone", packet.ServerUnavailable, "the client has left before it was let in")
 	default:
 		c.b.opts.Log.Error("a connect could not be stored", "session", c.name.id, "err", err)
 		c.turnAway(r, "fault", packet.ServerUnavailable, "")
@@ -204,12 +210,16 @@ func (c *conn) claimRefused(r *round, err error) {
 func (c *conn) refuse(r *round, err error) {
 	var no *Refusal
 	if errors.As(err, &no) {
-		c.b.opts.Log.Info("connect refused", "remote", c.info.Remote, "code", no.Code.String(), "why", no.Text)
+		reason := no.Reason
+		if reason == "" {
+			reason = "refused"
+		}
+		c.refused(reason, no.Code, true, no.Text)
 		c.turnAway(r, "refused", no.Code, "")
 		return
 	}
 	if errors.Is(err, errLeft) {
-		c.turnAway(r, "ended", packet.ServerUnavailable, "")
+		c.turnAway(r, "ended", packet.ServerUnavailable, "the client has left, or was ended, before it was let in")
 		return
 	}
 	c.b.opts.Log.Error("a connect could not be judged", "remote", c.info.Remote, "err", err)
@@ -218,6 +228,7 @@ func (c *conn) refuse(r *round, err error) {
 
 func (c *conn) turnAway(r *round, label string, code packet.ReasonCode, text string) {
 	c.b.metrics.connects.WithLabelValues(label).Inc()
+	c.refused(label, code, true, text)
 	c.step(r, session.Input{Kind: session.Refused, Code: code, Text: text})
 	c.mu.Lock()
 	defer c.mu.Unlock()

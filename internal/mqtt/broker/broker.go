@@ -52,8 +52,9 @@ type Identity struct {
 
 // Refusal is why a client may not connect.
 type Refusal struct {
-	Code packet.ReasonCode // for CONNACK
-	Text string            // for the log; the client is told the code only
+	Code   packet.ReasonCode // for CONNACK
+	Reason string            // of a small closed set, for counting; "": "refused"
+	Text   string            // for the operator; the client is told the code only
 }
 
 // Error implements error.
@@ -142,6 +143,9 @@ type Options struct {
 	// WriteTimeout is how long a client may take to accept bytes before it
 	// counts as lost. Default 30 s.
 	WriteTimeout time.Duration
+	// UnadmittedBytes is how much may be held for all clients that are not let
+	// in yet; a connection that needs more is closed. Default 64 MiB.
+	UnadmittedBytes int
 	// OutputBytes is how much may wait for a client that reads slowly before
 	// QoS 0 messages to it are dropped and QoS 1 ones queue. Default 1 MiB.
 	OutputBytes int
@@ -170,6 +174,9 @@ type Broker struct {
 	metrics *metrics
 	wheel   *wheel
 	clock   *clock.Steady
+
+	refusals  *refusals
+	strangers budget
 
 	work       task.Group // goroutines that read the store for connections
 	admissions admissions
@@ -207,13 +214,17 @@ func New(o Options) (*Broker, error) {
 	if o.WriteTimeout <= 0 {
 		o.WriteTimeout = 30 * time.Second
 	}
+	if o.UnadmittedBytes <= 0 {
+		o.UnadmittedBytes = 64 << 20
+	}
 	if o.OutputBytes <= 0 {
 		o.OutputBytes = 1 << 20
 	}
 	b := &Broker{
-		opts: o, clock: clock.SteadyOf(o.Clock), cfg: o.Session, store: o.Store, metrics: newMetrics(), realms: make(map[string]*realm), partitions: o.Partitions, deferred: make([]atomic.Int32, o.Partitions),
+		opts: o, clock: clock.SteadyOf(o.Clock), refusals: newRefusals(), cfg: o.Session, store: o.Store, metrics: newMetrics(), realms: make(map[string]*realm), partitions: o.Partitions, deferred: make([]atomic.Int32, o.Partitions),
 		conns: make(map[*conn]struct{}),
 	}
+	b.strangers.limit = int64(o.UnadmittedBytes)
 	b.cfg.NewClientID = o.NewClientID
 	b.admissions.clock, b.admissions.fault, b.admissions.group = o.Clock, b.fault, &b.work
 	b.loader.fault, b.loader.work = b.fault, &b.work

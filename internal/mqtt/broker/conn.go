@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -55,6 +56,8 @@ type conn struct {
 	abandoned bool           // the owner has stopped before
 	tells     bool           // the owner is to publish the Will
 	held      bool           // the Will waits in the box
+	traced    bool           // that the client was not let in
+	borrowed  int            // bytes out of the budget for those who are not let in
 	shared    filters        // of shared subscriptions, if there is no box
 	waiting   chan struct{}  // somebody waits for room
 
@@ -345,6 +348,11 @@ func (c *conn) wrapUp(r *round, err error) (lastWords bool) {
 	lastWords = over && c.heard && !c.gone // whoever was silent is told nothing, and has nothing unread that would reset the connection
 	c.mu.Unlock()
 	c.step(r, session.Input{Kind: session.Lost, Ending: ending(err)})
+	if errors.Is(err, errTooMuch) {
+		c.refused("memory", 0, false, err.Error())
+	}
+	c.traceRejection()
+	c.borrow(0)
 	c.dissolve(r)
 	return lastWords
 }

@@ -192,7 +192,7 @@ func start(t testing.TB, o settings) *server {
 	s.targets["tcp"] = "mqtt://" + tcp.Addr().String()
 	s.targets["tls"] = "mqtts://" + tlsln.Addr().String()
 	s.targets["ws"] = "ws://" + web.Addr().String() + "/mqtt"
-	hs := &http.Server{Handler: accept.WebSocket()}
+	hs := &http.Server{Handler: accept.WebSocket(func(*http.Request) bool { return true })}
 	wg.Go(func() { _ = accept.TCP(ctx, tcp) })
 	background, halt := context.WithCancel(context.Background())
 	wg2.Go(func() { _ = s.b.Run(background) })

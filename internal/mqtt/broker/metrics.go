@@ -71,6 +71,6 @@ func (b *Broker) Register(r prometheus.Registerer) error {
 	bytes := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "rollcall_mqtt_subscription_bytes", Help: "Memory that subscriptions take, estimated."},
 		func() float64 { return float64(b.subscriptionBytes()) })
-	return errors.Join(r.Register(bytes), r.Register(m.refusedSubscriptions), r.Register(m.connects), r.Register(m.dropped), r.Register(m.sessions), r.Register(m.published),
+	return errors.Join(r.Register(bytes), r.Register(b.refusals.counter), r.Register(m.refusedSubscriptions), r.Register(m.connects), r.Register(m.dropped), r.Register(m.sessions), r.Register(m.published),
 		r.Register(m.panics), r.Register(m.packets), r.Register(subs))
 }

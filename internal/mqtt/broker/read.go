@@ -24,6 +24,7 @@ func putBurst(b *burst) {
 var (
 	errConnected = errors.New("broker: the client is connected")
 	errEnded     = errors.New("broker: the session has ended")
+	errTooMuch   = errors.New("broker: too many bytes are held for clients that are not let in")
 )
 
 // read acts on what arrives until the transport or the session ends, and
@@ -78,6 +79,9 @@ func (s *stream) burst(r *round, b *burst, n int, readErr error) error {
 		s.flush(r) // what was answered so far must not wait for the rest
 		if have == 0 {
 			return nil
+		}
+		if !s.borrow(have) {
+			return errTooMuch
 		}
 		if have == len(b.buf) {
 			b.buf = append(b.buf, make([]byte, len(b.buf))...)

@@ -316,6 +316,9 @@ func (s *socket) readOn(r *round) error {
 		data := buf[:have+n]
 		used, v := s.handle(r, data)
 		s.keep(data[used:])
+		if len(s.rest) > 0 && !s.borrow(len(s.rest)) {
+			return errTooMuch
+		}
 		if v == starved && len(s.rest) > 0 {
 			s.trickles(r)
 		}

@@ -80,7 +80,7 @@ func (d Door) Resumed() { d.s.resumed() }
 
 // Info describes a plain TCP connection.
 func (d Door) Info(remote string, loopback bool) Info {
-	return Info{Transport: "tcp", Realm: d.s.opts.Realm, Remote: remote, Loopback: loopback}
+	return Info{Transport: "tcp", Realm: d.s.opts.Realm, Remote: remote, Loopback: loopback && !d.s.opts.BehindProxy}
 }
 
 // Options configure a Server. Handler and Realm are required.
@@ -88,9 +88,15 @@ type Options struct {
 	Handler Handler
 	// Acceptor serves TCP, with and without TLS, if it is not nil.
 	Acceptor Acceptor
-	Realm    string
-	Clock    clock.Clock
-	Log      *slog.Logger
+	// Refused is told of connections that are not handed over: why, from a small
+	// closed set, and in words. It does not block. May be nil.
+	Refused func(info Info, reason, text string)
+	Realm   string
+	// BehindProxy: a proxy stands in front, so that no peer counts as being on
+	// this machine.
+	BehindProxy bool
+	Clock       clock.Clock
+	Log         *slog.Logger
 	// MaxConnections bounds the connections open at once, over all listeners;
 	// further ones are closed at accept and counted. Default 100,000.
 	MaxConnections int
@@ -186,11 +192,20 @@ func (s *Server) serve(nc net.Conn, info Info) {
 func (s *Server) admit() bool {
 	if s.open.Add(1) > int64(s.opts.MaxConnections) {
 		s.open.Add(-1)
-		s.metrics.refused.WithLabelValues("limit").Inc()
+		s.refuse(Info{}, "limit", fmt.Sprintf("%d connections are open, as many as there may be", s.opts.MaxConnections))
 		return false
 	}
 	s.conns.Add(1)
 	return true
+}
+
+// refuse counts a connection that is not handed over, and says so.
+func (s *Server) refuse(info Info, reason, text string) {
+	s.metrics.refused.WithLabelValues(reason).Inc()
+	if s.opts.Refused != nil {
+		info.Realm = s.opts.Realm
+		s.opts.Refused(info, reason, text)
+	}
 }
 
 // spellEnd is how long accepting must not have failed for a spell to be over: at
@@ -278,7 +293,7 @@ func (s *Server) info(transport string, nc net.Conn) Info {
 		Transport: transport,
 		Realm:     s.opts.Realm,
 		Remote:    nc.RemoteAddr().String(),
-		Loopback:  IsLoopback(nc.LocalAddr()) && IsLoopback(nc.RemoteAddr()),
+		Loopback:  !s.opts.BehindProxy && IsLoopback(nc.LocalAddr()) && IsLoopback(nc.RemoteAddr()),
 	}
 }
 

@@ -61,8 +61,7 @@ func (s *Server) handshake(ctx context.Context, raw net.Conn, config *tls.Config
 	err := nc.HandshakeContext(ctx)
 	slot.leave()
 	if err != nil {
-		s.metrics.refused.WithLabelValues(slot.verdict()).Inc()
-		s.opts.Log.Debug("TLS handshake failed", "remote", raw.RemoteAddr().String(), "err", err)
+		s.refuse(Info{Transport: "tls", Remote: raw.RemoteAddr().String()}, slot.verdict(), "the TLS handshake failed: "+err.Error())
 		return nil
 	}
 	slot.slots, slot.expired = nil, nil

@@ -22,9 +22,10 @@ type Ending struct {
 func (e *Ending) Error() string { return e.Evidence.Detail }
 
 // WebSocket returns the handler of MQTT over WebSocket (MQTT 5.0 section 6).
-// The caller has checked Host and Origin and mounts it where clients expect
-// it, at /mqtt.
-func (s *Server) WebSocket() http.Handler {
+// The caller has checked Host and Origin and mounts it where clients expect it.
+// local tells whether the peer of a request is on this machine, proxies
+// considered.
+func (s *Server) WebSocket(local func(*http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 			w.Header().Set("Upgrade", "websocket")
@@ -33,6 +34,7 @@ func (s *Server) WebSocket() http.Handler {
 		}
 		protocol := offered(r)
 		if protocol == "" { // [MQTT-6.0.0-3]
+			s.refuse(Info{Transport: "ws", Remote: r.RemoteAddr}, "websocket_protocol", "the WebSocket client does not offer the subprotocol mqtt")
 			http.Error(w, "offer the WebSocket subprotocol mqtt", http.StatusBadRequest)
 			return
 		}
@@ -46,8 +48,7 @@ func (s *Server) WebSocket() http.Handler {
 		}
 		raw, rw, _, err := up.Upgrade(r, w)
 		if err != nil {
-			s.metrics.refused.WithLabelValues("websocket_handshake").Inc()
-			s.opts.Log.Debug("WebSocket handshake failed", "remote", r.RemoteAddr, "err", err)
+			s.refuse(Info{Transport: "ws", Remote: r.RemoteAddr}, "websocket_handshake", "the WebSocket handshake failed: "+err.Error())
 			s.leave()
 			return
 		}
@@ -63,9 +64,7 @@ func (s *Server) WebSocket() http.Handler {
 		}
 		info := s.info(transport, raw)
 		info.Confidential, info.TLS = r.TLS != nil, r.TLS
-		if forwarded(r.Header) {
-			info.Loopback = false
-		}
+		info.Loopback = info.Loopback && local(r)
 		// net/http waits for nothing after a hijack: go on without its stack
 		// and buffers.
 		go s.serve(&wsConn{Conn: raw, early: early}, info)
@@ -87,17 +86,6 @@ func offered(r *http.Request) string {
 		}
 	}
 	return ""
-}
-
-// forwarded reports that a proxy stands between the peer and us.
-func forwarded(h http.Header) bool {
-	for name := range h { // even an empty one tells
-		switch {
-		case name == "Forwarded", name == "Via", name == "X-Real-Ip", strings.HasPrefix(name, "X-Forwarded-"):
-			return true
-		}
-	}
-	return false
 }
 
 type peeker interface {

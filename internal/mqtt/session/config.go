@@ -14,6 +14,10 @@ type Config struct {
 	// in enhanced authentication until it is connected.
 	ConnectTimeout time.Duration
 
+	// BridgeStates opens $SYS/broker/connection/ to clients: bridges publish
+	// their state there, and are lost without it.
+	BridgeStates bool
+
 	MaximumQoS              packet.QoS // 0 to 2
 	RetainAvailable         bool
 	SharedAvailable         bool     // shared subscriptions

@@ -16,7 +16,7 @@ func (s *Session) stepConnecting(in *Input, now clock.Instant, out []Action) []A
 	case Received:
 		c, ok := in.Packet.(*packet.Connect)
 		if !ok { // [MQTT-3.1.0-1]
-			return s.shut(out)
+			return s.reject(NotConnect, 0, "the first packet is "+in.Packet.Type().String()+", not CONNECT", out)
 		}
 		s.heard = now.Mono
 		return s.connect(c, out)
@@ -25,18 +25,49 @@ func (s *Session) stepConnecting(in *Input, now clock.Instant, out []Action) []A
 		// dialect; anything else just closes.
 		if c, ok := in.Packet.(*packet.Connect); ok && c != nil && (c.Version != 0 || in.Err.Clause == "MQTT-3.1.2-2") { // 0 is a level, too
 			s.version, s.reasons = c.Version.Dialect(), c.AsksProblemInformation
-			return s.refuse(in.Err.Code, in.Err.Message, out)
+			return s.reject(Malformed, in.Err.Code, in.Err.Message, out)
 		}
-		return s.shut(out)
+		return s.reject(Malformed, 0, in.Err.Message, out)
 	case Tick:
 		if now.Mono < s.Deadline(now) {
 			return out
 		}
-		return s.shut(out)
+		return s.reject(Late, 0, "no CONNECT within "+s.cfg.ConnectTimeout.String(), out)
 	case Close, Lost:
 		return s.shut(out)
 	}
 	return out
+}
+
+// Rejection is why a CONNECT was not even put to whoever decides about clients.
+type Rejection struct {
+	Kind RejectionKind
+	Code packet.ReasonCode // of CONNACK; 0: there was none
+	Text string            // for the operator
+	User string            // the user name; "": none, or unknown
+}
+
+// RejectionKind is the kind of a Rejection.
+type RejectionKind uint8
+
+// The kinds.
+const (
+	NotConnect   RejectionKind = iota + 1 // the first packet is another one
+	Malformed                             // it cannot be read
+	NotSupported                          // it asks for what is not offered
+	Late                                  // it did not come in time
+)
+
+// Rejected returns why the session refused to begin, or nil.
+func (s *Session) Rejected() *Rejection { return s.rejected }
+
+// reject refuses, and remembers why.
+func (s *Session) reject(kind RejectionKind, code packet.ReasonCode, text string, out []Action) []Action {
+	s.rejected = &Rejection{Kind: kind, Code: code, Text: text}
+	if code == 0 {
+		return s.shut(out)
+	}
+	return s.refuse(code, text, out)
 }
 
 func (s *Session) shut(out []Action) []Action {
@@ -64,7 +95,10 @@ func (s *Session) connect(c *packet.Connect, out []Action) []Action {
 	s.sizeMax = c.MaximumPacketSize
 	s.quiet, s.reasons = c.NoProblemInformation, c.AsksProblemInformation
 	if code, text := s.judge(c); code != 0 {
-		return s.refuse(code, text, out)
+		s.id = c.ClientID
+		out = s.reject(NotSupported, code, text, out)
+		s.rejected.User = c.UserName.Value
+		return out
 	}
 	if c.ClientID == "" { // [MQTT-3.1.3-6]
 		s.assign = true
@@ -110,7 +144,7 @@ func (s *Session) judgeWill(w *packet.Will) (packet.ReasonCode, string) {
 		return packet.QoSNotSupported, fmt.Sprintf("the highest QoS of a Will is %d", s.cfg.MaximumQoS)
 	case w.Retain && !s.cfg.RetainAvailable: // [MQTT-3.2.2-13]
 		return packet.RetainNotSupported, "retained messages are not available"
-	case reserved(w.Topic):
+	case s.reserved(w.Topic):
 		return packet.NotAuthorized, "topics that begin with $ are reserved"
 	}
 	p := w.Publish()

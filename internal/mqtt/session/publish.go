@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"fmt"
 
 	"rollcall/internal/clock"
@@ -94,7 +95,7 @@ func (s *Session) judgePublish(p *packet.Publish) (packet.ReasonCode, string) {
 	if topic.ValidateName(p.Topic, s.cfg.Topics) != nil {
 		return packet.TopicNameInvalid, "the topic is too long or too deep"
 	}
-	if reserved(p.Topic) {
+	if s.reserved(p.Topic) {
 		return packet.NotAuthorized, "topics that begin with $ are reserved"
 	}
 	return s.judgeFields(p)
@@ -120,4 +121,10 @@ func (s *Session) judgeFields(p *packet.Publish) (packet.ReasonCode, string) {
 	return 0, ""
 }
 
-func reserved(name []byte) bool { return len(name) > 0 && name[0] == '$' }
+func (s *Session) reserved(name []byte) bool {
+	return len(name) > 0 && name[0] == '$' && !(s.cfg.BridgeStates && bytes.HasPrefix(name, bridgeStates))
+}
+
+// bridgeStates is where bridges of mosquitto publish that they are connected,
+// and have their Will say that they are not.
+var bridgeStates = []byte("$SYS/broker/connection/")

@@ -52,13 +52,14 @@ type Session struct {
 	expiry      uint32 // effective session expiry
 	outBytes    uint32 // of messages that wait, if the session is not stored
 
-	heard  time.Duration // when the client was last heard from, or could not be (Heard); monotonic
-	proof  *proof        // nil: does not end
-	will   *packet.Will
-	asked  *packet.Connect // until admitted
-	doom   *doom           // ended before it was admitted
-	auth   *exchange       // nil: no enhanced authentication
-	topics [][]byte        // by alias of the client's
+	heard    time.Duration // when the client was last heard from, or could not be (Heard); monotonic
+	proof    *proof        // nil: does not end
+	will     *packet.Will
+	asked    *packet.Connect // until admitted
+	rejected *Rejection      // nil: it was not
+	doom     *doom           // ended before it was admitted
+	auth     *exchange       // nil: no enhanced authentication
+	topics   [][]byte        // by alias of the client's
 
 	aliases map[string]uint16 // of the client's side
 	subs    subscriptions
@@ -87,6 +88,18 @@ func New(cfg *Config, now clock.Instant) *Session {
 
 // ClientID returns the client id, also an assigned one; "" before CONNECT.
 func (s *Session) ClientID() string { return s.id }
+
+// UserName returns the user name of a client that is not admitted yet, or was
+// rejected; "": none.
+func (s *Session) UserName() string {
+	switch {
+	case s.asked != nil:
+		return s.asked.UserName.Value
+	case s.rejected != nil:
+		return s.rejected.User
+	}
+	return ""
+}
 
 // Version returns the protocol version, 3.1.1 before CONNECT.
 func (s *Session) Version() packet.Version {

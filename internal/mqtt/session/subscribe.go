@@ -103,7 +103,7 @@ func (s *Session) judgeFilter(filter string) packet.ReasonCode {
 		return packet.SharedSubscriptionsNotSupported
 	case topic.ValidateFilter(inner, s.cfg.Topics) != nil:
 		return packet.TopicFilterInvalid
-	case reserved([]byte(inner)):
+	case s.reserved([]byte(inner)):
 		return packet.NotAuthorized
 	}
 	return 0
