@@ -155,9 +155,17 @@ func (c *conn) tickLocked(r *round, a *actions) tickVerdict {
 	return tickDone
 }
 
-// trickles notes that bytes have come which are no whole packet yet: a client
-// in the middle of a large one is not silent.
-func (c *conn) trickles(r *round) {
+// largePacket is how much of a packet must be there for its client to be in the
+// middle of a large one.
+const largePacket = 1 << 10
+
+// trickles notes that bytes have come and that n of them are no whole packet
+// yet: a client in the middle of a large one is not silent. Part of a small one
+// is no packet [MQTT-3.1.2-22].
+func (c *conn) trickles(r *round, n int) {
+	if n < largePacket {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	a := takeActions()

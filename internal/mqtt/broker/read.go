@@ -83,6 +83,7 @@ func (s *stream) burst(r *round, b *burst, n int, readErr error) error {
 		if !s.borrow(have) {
 			return errTooMuch
 		}
+		s.trickles(r, have)
 		if have == len(b.buf) {
 			b.buf = append(b.buf, make([]byte, len(b.buf))...)
 		}

@@ -319,8 +319,8 @@ func (s *socket) readOn(r *round) error {
 		if len(s.rest) > 0 && !s.borrow(len(s.rest)) {
 			return errTooMuch
 		}
-		if v == starved && len(s.rest) > 0 {
-			s.trickles(r)
+		if v == starved {
+			s.trickles(r, len(s.rest))
 		}
 		if stop, err := s.verdict(r, v); stop {
 			return err
