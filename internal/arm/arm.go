@@ -30,7 +30,7 @@ import (
 )
 
 // Options configure an API. Registry, Grid, Source, Ledger, Realm and
-// EndSession are required.
+// Broker are required.
 type Options struct {
 	Registry *registry.Registry
 	Grid     *grid.Grid
@@ -41,8 +41,7 @@ type Options struct {
 	// What resource ids are made of. Default: zeros, rollcall, default, local.
 	SubscriptionID, ResourceGroup, Namespace, Location string
 
-	// EndSession ends a session's connection and reports whether there was one.
-	EndSession func(session, why string) bool
+	Broker Broker
 	// Refusals returns up to limit of the clients that were not let in lately,
 	// the newest first; nil: none.
 	Refusals func(limit int) []Refusal
@@ -71,8 +70,8 @@ type API struct {
 
 // New checks the options and returns an API.
 func New(o Options) (*API, error) {
-	if o.Registry == nil || o.Grid == nil || o.Ledger == nil || o.EndSession == nil || o.Realm == "" || o.Source.ID == "" {
-		return nil, errors.New("arm: Registry, Grid, Source, Ledger, Realm and EndSession are required")
+	if o.Registry == nil || o.Grid == nil || o.Ledger == nil || o.Broker == nil || o.Realm == "" || o.Source.ID == "" {
+		return nil, errors.New("arm: Registry, Grid, Source, Ledger, Realm and Broker are required")
 	}
 	for _, d := range []struct {
 		v   *string

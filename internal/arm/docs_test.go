@@ -15,7 +15,7 @@ func TestDocumentedRequests(t *testing.T) {
 	}
 	f := newFixture(t)
 	values := strings.NewReplacer("{sub}", subID, "{group}", group, "{ns}", ns,
-		"{client}", "absent", "{ca}", "absent", "{name}", "absent", "{session}", "absent", "{operation}", "absent")
+		"{client}", "absent", "{ca}", "absent", "{name}", "absent", "{session}", "absent", "{topic}", "absent", "{operation}", "absent")
 	n := 0
 	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z]+) (/[^`?]*|\\{[^`?]*)").FindAllStringSubmatch(string(text), -1) {
 		path := values.Replace(m[2])

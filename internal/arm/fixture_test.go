@@ -88,7 +88,7 @@ func newFixture(t testing.TB, change ...func(*arm.Options)) *fixture {
 	f.ledger, err = presence.Open(t.Context(), presence.Options{Engine: m, Node: "node1", Clock: still{}, NewID: func() string { return "event" }})
 	f.must(err)
 	o := arm.Options{
-		Registry: f.registry, Grid: f.grid, Source: f.source, Ledger: f.ledger, Realm: realm, EndSession: f.end,
+		Registry: f.registry, Grid: f.grid, Source: f.source, Ledger: f.ledger, Realm: realm, Broker: fakeBroker{f: f},
 		ServerCA: []byte("-----BEGIN CERTIFICATE-----\nserver\n-----END CERTIFICATE-----\n"),
 		Status:   func() any { return map[string]string{"version": "test", "namespace": ns} },
 		Keys:     func() map[string]string { return map[string]string{"token": token} },

@@ -23,6 +23,8 @@ func (a *API) side(q *request) error {
 		if len(rest) == 0 {
 			return q.by(methods{http.MethodGet: a.listRefusals})
 		}
+	case "retained":
+		return a.sideRetained(q, rest)
 	case "eventSubscriptions":
 		return a.sideSubscriptions(q, rest)
 	case "clients":
@@ -49,7 +51,7 @@ func (a *API) side(q *request) error {
 
 func noRoute() error {
 	return fault.New(fault.NotFound,
-		"There is nothing at this path. Below /rollcall/v1 there are status, sessions, refusals, events/tail, eventSubscriptions, clients, ca and keys.")
+		"There is nothing at this path. Below /rollcall/v1 there are status, sessions, refusals, retained, events/tail, eventSubscriptions, clients, ca and keys.")
 }
 
 func (a *API) status(q *request) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -33,6 +34,18 @@ type sessionJSON struct {
 	Boot           uint64          `json:"boot"`
 	EventID        string          `json:"eventId"`
 	LastDisconnect *disconnectJSON `json:"lastDisconnect,omitempty"`
+
+	// Of one session, while it is connected or stored.
+	Subscriptions *int        `json:"subscriptions,omitempty"`
+	Queue         *Queue      `json:"queue,omitempty"`
+	Stored        *storedJSON `json:"stored,omitempty"`
+}
+
+// storedJSON is what is kept of a session without a connection.
+type storedJSON struct {
+	Owner         string     `json:"owner"`
+	ExpirySeconds *uint32    `json:"expirySeconds,omitempty"` // absent: for ever
+	ExpiresAt     *time.Time `json:"expiresAt,omitempty"`
 }
 
 type disconnectJSON struct {
@@ -103,16 +116,12 @@ func (a *API) sideSessions(q *request, rest []string) error {
 	case len(rest) == 0:
 		return q.by(methods{http.MethodGet: a.listSessions})
 	case len(rest) == 1:
-		return q.by(methods{http.MethodGet: func(q *request) error {
-			if err := q.only(); err != nil {
-				return err
-			}
-			s, err := a.show(rest[0])
-			if err != nil {
-				return err
-			}
-			return q.json(http.StatusOK, session(s))
-		}})
+		return q.by(methods{
+			http.MethodGet:    func(q *request) error { return a.showSession(q, rest[0]) },
+			http.MethodDelete: func(q *request) error { return a.deleteSession(q, rest[0]) },
+		})
+	case len(rest) == 2 && rest[1] == "subscriptions":
+		return q.by(methods{http.MethodGet: func(q *request) error { return a.sessionSubscriptions(q, rest[0]) }})
 	case len(rest) == 2 && rest[1] == "history":
 		return q.by(methods{http.MethodGet: func(q *request) error { return a.history(q, rest[0]) }})
 	case len(rest) == 2 && rest[1] == "end":
@@ -127,6 +136,89 @@ func (a *API) show(name string) (presence.State, error) {
 		return s, fault.New(fault.NotFound, "No session named '%.512s' was ever connected.", name)
 	}
 	return s, err
+}
+
+// showSession answers with what the ledger and the broker have of a session.
+func (a *API) showSession(q *request, name string) error {
+	if err := q.only(); err != nil {
+		return err
+	}
+	s, err := a.show(name)
+	if err != nil {
+		return err
+	}
+	j := session(s)
+	v, ok, err := a.o.Broker.ViewSession(name)
+	if err != nil {
+		return err
+	}
+	if ok {
+		j.Subscriptions, j.Queue = &v.Subscriptions, &v.Queue
+		if st := v.Stored; st != nil {
+			j.Stored = &storedJSON{Owner: st.Owner}
+			if st.Expiry >= 0 {
+				seconds := uint32(st.Expiry / time.Second)
+				j.Stored.ExpirySeconds = &seconds
+			}
+			if !st.ExpiresAt.IsZero() {
+				j.Stored.ExpiresAt = &st.ExpiresAt
+			}
+		}
+	}
+	return q.json(http.StatusOK, j)
+}
+
+func (a *API) sessionSubscriptions(q *request, name string) error {
+	if err := q.only("after", "limit"); err != nil {
+		return err
+	}
+	limit, err := q.number("limit", defaultLimit, maxLimit)
+	if err != nil {
+		return err
+	}
+	if _, err := a.show(name); err != nil {
+		return err
+	}
+	all, _ := a.o.Broker.Subscriptions(name)
+	after := q.param("after")
+	all = slices.DeleteFunc(all, func(s Subscription) bool { return s.Filter <= after })
+	out := struct {
+		Value     []Subscription `json:"value"`
+		NextAfter string         `json:"nextAfter,omitempty"`
+	}{Value: all}
+	if out.Value == nil {
+		out.Value = []Subscription{}
+	}
+	if len(all) > int(limit) {
+		out.Value = all[:limit]
+		out.NextAfter = all[limit-1].Filter
+	}
+	return q.json(http.StatusOK, out)
+}
+
+// deleteSession ends a session with what is stored of it.
+func (a *API) deleteSession(q *request, name string) error {
+	if err := q.only("why"); err != nil {
+		return err
+	}
+	if err := q.noBody(); err != nil {
+		return err
+	}
+	why := q.param("why")
+	if len(why) > maxWhy || !utf8.ValidString(why) {
+		return fault.At("why", "The text has more than %d bytes or is not UTF-8.", maxWhy)
+	}
+	existed, err := a.o.Broker.DeleteSession(q.r.Context(), name, why)
+	if err != nil {
+		return err
+	}
+	if !existed {
+		if _, err := a.show(name); err != nil {
+			return err
+		}
+		return fault.New(fault.NotFound, "The session '%.512s' is neither connected nor stored.", name)
+	}
+	return q.empty(http.StatusNoContent)
 }
 
 func (a *API) listSessions(q *request) error {
@@ -252,7 +344,7 @@ func (a *API) endSession(q *request, name string) error {
 	if err := bad.Err(); err != nil {
 		return err
 	}
-	if !a.o.EndSession(name, why) {
+	if !a.o.Broker.EndSession(name, why) {
 		if _, err := a.show(name); err != nil {
 			return err
 		}

@@ -99,7 +99,7 @@ Or see all of it at once, with nothing to set up:
 	target := &target{}
 	root.AddCommand(
 		newServe(), newDemo(), newReceive(), newBench(), newData(),
-		newSession(target), newTail(target), newStatus(target),
+		newSession(target), newRetained(target), newTail(target), newStatus(target),
 		newClient(target), newCA(target), newSubscription(target), newKeys(target), newConfig(), newVersion(),
 	)
 	return root

@@ -20,7 +20,7 @@ func run(args ...string) (code int, out, errOut string) {
 func TestHelpTeaches(t *testing.T) {
 	for _, args := range [][]string{
 		{"--help"}, {"serve", "--help"}, {"demo", "--help"}, {"client", "--help"}, {"client", "create", "--help"},
-		{"session", "--help"}, {"session", "list", "--help"}, {"event-subscription", "create", "--help"}, {"tail", "--help"}, {"bench", "--help"}, {"bench", "pairs", "--help"}, {"bench", "sleeping", "--help"},
+		{"session", "--help"}, {"session", "list", "--help"}, {"session", "delete", "--help"}, {"retained", "--help"}, {"retained", "list", "--help"}, {"event-subscription", "create", "--help"}, {"tail", "--help"}, {"bench", "--help"}, {"bench", "pairs", "--help"}, {"bench", "sleeping", "--help"},
 		{"keys", "show", "--help"}, {"config", "check", "--help"}, {"ca", "--help"}, {"completion", "bash", "--help"},
 	} {
 		code, out, errOut := run(args...)

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -27,6 +29,33 @@ type sessionJSON struct {
 	Boot           uint64          `json:"boot"`
 	EventID        string          `json:"eventId"`
 	LastDisconnect *disconnectJSON `json:"lastDisconnect,omitempty"`
+
+	// Of one session, while it is connected or stored.
+	Subscriptions *int        `json:"subscriptions,omitempty"`
+	Queue         *queueJSON  `json:"queue,omitempty"`
+	Stored        *storedJSON `json:"stored,omitempty"`
+
+	Filters []filterJSON `json:"-"`
+}
+
+type queueJSON struct {
+	Messages int    `json:"messages"`
+	Bytes    int64  `json:"bytes"`
+	Dropped  uint64 `json:"dropped"`
+}
+
+type storedJSON struct {
+	Owner         string     `json:"owner"`
+	ExpirySeconds *uint32    `json:"expirySeconds,omitempty"`
+	ExpiresAt     *time.Time `json:"expiresAt,omitempty"`
+}
+
+type filterJSON struct {
+	Filter            string `json:"filter"`
+	QoS               uint8  `json:"qos"`
+	NoLocal           bool   `json:"noLocal,omitempty"`
+	RetainAsPublished bool   `json:"retainAsPublished,omitempty"`
+	Identifier        uint32 `json:"identifier,omitempty"`
 }
 
 type disconnectJSON struct {
@@ -72,7 +101,7 @@ func newSession(t *target) *cobra.Command {
 comings and goings; the number never resets.`,
 	}
 	t.flags(cmd)
-	cmd.AddCommand(sessionList(t), sessionShow(t), sessionHistory(t), sessionEnd(t), sessionRefusals(t))
+	cmd.AddCommand(sessionList(t), sessionShow(t), sessionHistory(t), sessionSubscriptions(t), sessionEnd(t), sessionDelete(t), sessionRefusals(t))
 	return cmd
 }
 
@@ -136,6 +165,9 @@ func sessionList(t *target) *cobra.Command {
 	return cmd
 }
 
+// shownSubscriptions is how many subscriptions session show prints.
+const shownSubscriptions = 20
+
 func sessionShow(t *target) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -152,6 +184,13 @@ func sessionShow(t *target) *cobra.Command {
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), s)
 			}
+			if s.Subscriptions != nil && *s.Subscriptions > 0 {
+				page, err := a.subscriptions(cmd.Context(), args[0], "", shownSubscriptions)
+				if err != nil {
+					return err
+				}
+				s.Filters = page.Value
+			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
 			state := "not connected"
 			if s.Connected {
@@ -167,10 +206,132 @@ func sessionShow(t *target) *cobra.Command {
 				fmt.Fprintf(w, "last reason\t%s\n", d.Reason)
 				fmt.Fprintf(w, "evidence\t%s\n", d.Evidence)
 			}
+			s.printBroker(w)
 			return w.Flush()
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// printBroker prints what the broker has of the session, if anything.
+func (s *sessionJSON) printBroker(w io.Writer) {
+	if s.Queue == nil || s.Subscriptions == nil {
+		fmt.Fprintf(w, "stored\tnothing\n")
+		return
+	}
+	switch st := s.Stored; {
+	case st == nil:
+		fmt.Fprintf(w, "stored\tnothing: it ends with its connection\n")
+	case st.ExpiresAt != nil:
+		fmt.Fprintf(w, "stored\tfor %s, until %s\n", st.Owner, st.ExpiresAt.Format(time.RFC3339))
+	case st.ExpirySeconds != nil:
+		fmt.Fprintf(w, "stored\tfor %s, for %s after its connection\n", st.Owner, time.Duration(*st.ExpirySeconds)*time.Second)
+	default:
+		fmt.Fprintf(w, "stored\tfor %s, without end\n", st.Owner)
+	}
+	fmt.Fprintf(w, "queue\t%d messages", s.Queue.Messages)
+	if s.Stored != nil {
+		fmt.Fprintf(w, ", %d bytes", s.Queue.Bytes)
+	}
+	if s.Queue.Dropped > 0 {
+		fmt.Fprintf(w, "; %d dropped because it was full", s.Queue.Dropped)
+	}
+	fmt.Fprintf(w, "\nsubscriptions\t%d\n", *s.Subscriptions)
+	for _, f := range s.Filters {
+		fmt.Fprintf(w, "\t%s\n", f)
+	}
+	if n := *s.Subscriptions - len(s.Filters); n > 0 {
+		fmt.Fprintf(w, "\tand %d more: rollcall session subscriptions %q\n", n, s.Session)
+	}
+}
+
+// String renders a subscription as one line.
+func (f filterJSON) String() string {
+	s := fmt.Sprintf("%s (QoS %d", f.Filter, f.QoS)
+	if f.NoLocal {
+		s += ", no local"
+	}
+	if f.RetainAsPublished {
+		s += ", retain as published"
+	}
+	if f.Identifier != 0 {
+		s += fmt.Sprintf(", identifier %d", f.Identifier)
+	}
+	return s + ")"
+}
+
+// filterPage is a page of a session's subscriptions.
+type filterPage struct {
+	Value     []filterJSON `json:"value"`
+	NextAfter string       `json:"nextAfter,omitempty"`
+}
+
+func (a *api) subscriptions(ctx context.Context, session, after string, limit int) (page filterPage, err error) {
+	q := url.Values{"limit": {strconv.Itoa(limit)}}
+	if after != "" {
+		q.Set("after", after)
+	}
+	err = a.get(ctx, "/rollcall/v1/sessions/"+url.PathEscape(session)+"/subscriptions?"+q.Encode(), &page)
+	return page, err
+}
+
+func sessionSubscriptions(t *target) *cobra.Command {
+	var asJSON bool
+	var limit int
+	var after string
+	cmd := &cobra.Command{
+		Use: "subscriptions SESSION", Short: "List the subscriptions of a session that is connected or stored", Args: arguments("SESSION"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			a, err := t.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			page, err := a.subscriptions(cmd.Context(), args[0], after, limit)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), page)
+			}
+			for _, f := range page.Value {
+				fmt.Fprintln(cmd.OutOrStdout(), f)
+			}
+			if page.NextAfter != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "more: rollcall session subscriptions %q --after %q\n", args[0], page.NextAfter)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&after, "after", "", "only `filters` after this one")
+	f.IntVar(&limit, "limit", 100, "at most so many (1 to 1000)")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func sessionDelete(t *target) *cobra.Command {
+	var why string
+	cmd := &cobra.Command{
+		Use: "delete SESSION", Short: "End a session with everything that is stored of it", Args: arguments("SESSION"),
+		Long: `End a session, connected or not, with everything that the broker keeps of it:
+subscriptions, messages that wait, packet identifiers. Its client id is free for
+any client from then on. The ledger keeps its history. A Will that waits for its
+delay is published.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			a, err := t.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			path := "/rollcall/v1/sessions/" + url.PathEscape(args[0])
+			if why != "" {
+				path += "?" + url.Values{"why": {why}}.Encode()
+			}
+			_, err = a.do(cmd.Context(), http.MethodDelete, path, nil, nil)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&why, "why", "", "`text` for the ledger, if the session is connected")
 	return cmd
 }
 

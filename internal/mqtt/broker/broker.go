@@ -314,37 +314,6 @@ func (b *Broker) Reconsider() int {
 	return n
 }
 
-// End ends the connection that holds a session on an operator's behalf
-// (DISCONNECT 0x98, ServerInitiatedDisconnect). It reports whether there was
-// one.
-func (b *Broker) End(realm, id, why string) bool {
-	found := b.all(func(c *conn) bool { return c.has(sessionName{realm, id}) })
-	if len(found) == 0 {
-		return false
-	}
-	detail := "an operator ended the session"
-	if why != "" {
-		detail += ": " + why
-	}
-	r := b.begin()
-	defer b.done(r)
-	ended := false
-	for _, c := range found { // one, but during a take-over
-		ended = c.end(r, session.Ending{
-			Reason:   disconnect.ServerInitiatedDisconnect,
-			Evidence: disconnect.Evidence{Kind: disconnect.Operator, Detail: detail},
-		}, packet.AdministrativeAction) || ended
-	}
-	return ended
-}
-
-// has reports whether c is connected under that name.
-func (c *conn) has(name sessionName) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.hold != nil && c.name == name && !c.s.Ended()
-}
-
 // Shutdown ends every connection (DISCONNECT 0x8B, ServerInitiatedDisconnect)
 // and lets no new one in. It returns at once; the connections end by
 // themselves.

@@ -19,12 +19,22 @@ func (bx *box) overflow(r *round) {
 		Kind: disconnect.Limit, Detail: fmt.Sprintf("%d messages of %d bytes waited to be acknowledged; the limit is %d messages or %d bytes",
 			bx.messages, bx.bytes, bx.b.cfg.QueueMessages, bx.b.cfg.QueueBytes)}}
 	bx.mu.Unlock()
-	bx.terminate(r, e)
+	bx.exceed(r, e)
 }
 
-// terminate ends a session because it is past a limit: its client with 0x97, and
-// what is stored of it.
-func (bx *box) terminate(r *round, e session.Ending) {
+// exceed ends a session because it is past a limit.
+func (bx *box) exceed(r *round, e session.Ending) {
+	if !bx.terminate(r, e) {
+		return
+	}
+	b := bx.b
+	b.metrics.sessions.WithLabelValues(e.Reason.String()).Inc()
+	b.opts.Log.Warn("a session is past a limit and ends", "session", bx.name, "reason", e.Reason.String(), "detail", e.Evidence.Detail)
+}
+
+// terminate ends a session: its connection, and what is stored of it. It reports
+// whether nobody has before.
+func (bx *box) terminate(r *round, e session.Ending) bool {
 	bx.mu.Lock()
 	was := bx.dead
 	bx.dead = true
@@ -34,16 +44,22 @@ func (bx *box) terminate(r *round, e session.Ending) {
 	c := bx.conn
 	bx.mu.Unlock()
 	if was {
-		return
+		return false
 	}
-	b := bx.b
-	b.metrics.sessions.WithLabelValues(e.Reason.String()).Inc()
-	b.opts.Log.Warn("a session is past a limit and ends", "session", bx.name, "reason", e.Reason.String(), "detail", e.Evidence.Detail)
 	if c != nil {
-		c.end(r, e, packet.QuotaExceeded)
-		return
+		c.end(r, e, terminationCode(e))
+	} else {
+		bx.erase()
 	}
-	bx.erase()
+	return true
+}
+
+// terminationCode is how a client is told of the end of its session.
+func terminationCode(e session.Ending) packet.ReasonCode {
+	if e.Evidence.Kind == disconnect.Operator {
+		return packet.AdministrativeAction
+	}
+	return packet.QuotaExceeded
 }
 
 // terminated is the end of a session that terminate has ended.
@@ -73,7 +89,8 @@ func (bx *box) erase() {
 			if dead {
 				r := b.begin()
 				defer b.done(r)
-				c.end(r, bx.terminated(), packet.QuotaExceeded)
+				e := bx.terminated()
+				c.end(r, e, terminationCode(e))
 			}
 			return false
 		}

@@ -119,7 +119,7 @@ func TestFullQueueDrops(t *testing.T) {
 							if n := s.metric("rollcall_mqtt_messages_dropped_total", "queue_full"); n != 40 {
 								t.Errorf("%v messages were dropped, want 40", n)
 							}
-							if q, ok := s.b.Queue(realm, "c"); !ok || q.Dropped != 40 || q.Messages != 20 {
+							if q, ok, err := s.b.View(realm, "c"); !ok || err != nil || q.Queue.Dropped != 40 || q.Queue.Messages != 20 {
 								t.Errorf("queue %+v", q)
 							}
 						})
@@ -227,11 +227,11 @@ func TestQueueBytesAddUp(t *testing.T) {
 				send(t, c, &packet.Pubcomp{PacketID: p.PacketID})
 			}
 			if !eventually(func() bool {
-				q, ok := s.b.Queue(realm, "c")
-				return ok && q.Messages == 0 && q.Bytes == 0
+				v, ok, err := s.b.View(realm, "c")
+				return ok && err == nil && v.Queue.Messages == 0 && v.Queue.Bytes == 0
 			}) {
-				q, _ := s.b.Queue(realm, "c")
-				t.Errorf("queue %+v", q)
+				v, _, err := s.b.View(realm, "c")
+				t.Errorf("%+v, %v", v, err)
 			}
 		})
 	}

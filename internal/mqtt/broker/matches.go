@@ -35,7 +35,7 @@ func (b *Broker) endExcessive(r *round, f *fan) {
 		e := session.Ending{Reason: disconnect.QuotaExceeded, Evidence: disconnect.Evidence{Kind: disconnect.Limit,
 			Detail: fmt.Sprintf("%d subscriptions of the client match one topic; the limit is %d", n, most)}}
 		if t.box != nil {
-			t.box.terminate(r, e)
+			t.box.exceed(r, e)
 		} else {
 			t.conn.end(r, e, packet.QuotaExceeded)
 		}

@@ -264,25 +264,3 @@ func (bx *box) isLoaded() bool {
 	defer bx.mu.Unlock()
 	return bx.loaded
 }
-
-// Queue is what waits for a stored session, unacknowledged messages included and
-// expired ones not.
-type Queue struct {
-	Messages int
-	Bytes    int64
-	Dropped  uint64 // messages since the start, because the queue was full
-	Known    bool   // Messages and Bytes have been counted since the start
-}
-
-// Queue returns what waits for the stored session of that name, or false if
-// there is none.
-func (b *Broker) Queue(realm, id string) (Queue, bool) {
-	bx := b.realm(realm).box(id)
-	if bx == nil {
-		return Queue{}, false
-	}
-	bx.mu.Lock()
-	defer bx.mu.Unlock()
-	gone, goneBytes := bx.expiring.expired(b.clock.Steady())
-	return Queue{Messages: bx.messages - gone, Bytes: bx.bytes - goneBytes, Dropped: bx.dropped, Known: bx.loaded}, true
-}

@@ -91,3 +91,7 @@ func (s *Session) resume(now clock.Instant, out []Action) []Action {
 	}
 	return s.pump(now, out)
 }
+
+// Queued is how many QoS 1 and 2 messages wait for the client or are not
+// acknowledged.
+func (s *Session) Queued() int { return int(s.out.waiting + s.out.flying) }

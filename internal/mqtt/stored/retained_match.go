@@ -130,6 +130,17 @@ func (r *retained) topic(realm, topic string) *retainedTopic {
 	return n.topic
 }
 
+// find returns the node where a topic ends, or nil. The caller holds mu.
+func (r *retained) find(realm, topic string) *topicNode {
+	n := r.realms[realm]
+	for rest, more := topic, true; more && n != nil; {
+		var level string
+		level, rest, more = strings.Cut(rest, "/")
+		n = n.child(level)
+	}
+	return n
+}
+
 // prune forgets the topic if there is nothing about it. The caller holds mu.
 func (r *retained) prune(t *retainedTopic) {
 	if t.flying != nil || t.waiting != nil || t.durable.size > 0 || t.node.topic != t {
