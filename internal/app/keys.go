@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"rollcall/internal/atomicfile"
 	"rollcall/internal/pki"
 )
 
@@ -68,15 +69,4 @@ func ReadKeys(dir string) (Keys, error) {
 }
 
 // writePrivate replaces a file of mode 0600 as a whole, durably.
-func writePrivate(file string, text []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // fails once renamed
-	_, err = tmp.Write(text)
-	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), file)
-}
+func writePrivate(file string, text []byte) error { return atomicfile.Write(file, text, 0o600) }

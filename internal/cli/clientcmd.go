@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +14,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"rollcall/internal/atomicfile"
 )
 
 // clientJSON is a client resource.
@@ -163,10 +164,7 @@ func writeCertificate(w io.Writer, dir, name, cert, key, ca string) error {
 			continue
 		}
 		file := filepath.Join(dir, f.name)
-		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		if err := os.WriteFile(file, []byte(f.text), f.mode); err != nil {
+		if err := atomicfile.Write(file, []byte(f.text), f.mode); err != nil {
 			return err
 		}
 		fmt.Fprintln(w, file)

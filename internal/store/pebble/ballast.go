@@ -23,15 +23,38 @@ type ballast struct {
 	present atomic.Bool
 }
 
-// find looks whether the file is there from before.
+// find looks whether the file is there from before, whole. One that was made
+// with another size, or partly, is no use and is made anew.
 func (b *ballast) find() {
-	_, err := b.fs.Stat(b.path())
+	_ = b.fs.Remove(b.path() + ".new") // a making that was interrupted, or none
+	info, err := b.fs.Stat(b.path())
+	if err == nil {
+		if n, known := allocated(info); known && n < b.size {
+			_ = b.fs.Remove(b.path()) // if it stays, so does what it is worth
+			err = fs.ErrNotExist
+		}
+	}
 	b.present.Store(err == nil)
 }
 
-// set makes the file.
+// probe reports whether n bytes could be allocated now.
+func (b *ballast) probe(n uint64) bool {
+	name := b.path() + ".new"
+	f, err := quotaFS{b.fs}.Create(name, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return false
+	}
+	err = f.Preallocate(0, int64(n))
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL) {
+		err = fill(f, n)
+	}
+	return errors.Join(err, f.Close(), b.fs.Remove(name)) == nil
+}
+
+// set makes the file, whole or not at all.
 func (b *ballast) set() error {
-	f, err := b.fs.Create(b.path(), vfs.WriteCategoryUnspecified)
+	name := b.path() + ".new"
+	f, err := b.fs.Create(name, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return fmt.Errorf("set space aside: %w", err)
 	}
@@ -43,7 +66,10 @@ func (b *ballast) set() error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("set space aside: %w", errors.Join(err, b.fs.Remove(b.path())))
+		return fmt.Errorf("set space aside: %w", errors.Join(err, b.fs.Remove(name)))
+	}
+	if err := errors.Join(b.fs.Rename(name, b.path()), syncDir(b.fs, b.dir)); err != nil {
+		return fmt.Errorf("set space aside: %w", err)
 	}
 	b.present.Store(true)
 	return nil

@@ -335,6 +335,18 @@ func putValue(dst []byte, index uint64, value []byte) {
 	copy(dst[revisionLen:], value)
 }
 
+// probeEvery is how often it is tried whether a quota has room again.
+const probeEvery = 5 * time.Second
+
+func (e *Engine) probeDue() bool {
+	now := e.opts.Clock.Monotonic()
+	if now-e.probedAt < probeEvery {
+		return false
+	}
+	e.probedAt = now
+	return true
+}
+
 // flushWhenFull is how often tables are written while there is no room for new
 // work, so that what was deleted can be reclaimed.
 const flushWhenFull = 5 * time.Second
@@ -344,6 +356,10 @@ func (e *Engine) housekeep() {
 	if e.disk.starved.Load() && e.opts.FS == vfs.Default {
 		e.disk.spares.fill()
 	}
+	if e.space.isCapped() && e.probeDue() && e.ballast.probe(e.opts.LowWater+e.ballast.size) {
+		e.space.uncap()
+		e.opts.Log.Info("there is room again")
+	}
 	if !e.ballast.present.Load() && e.space.roomForBallast(e.ballast.size) {
 		if err := e.ballast.set(); err != nil {
 			e.opts.Log.Warn("cannot set space aside for a full disk", "err", err.Error())
@@ -352,8 +368,8 @@ func (e *Engine) housekeep() {
 	if e.room.normal > 0 {
 		return
 	}
-	now := e.opts.Clock.Now()
-	if e.index == e.flushedIndex || now.Sub(e.flushedAt) < flushWhenFull {
+	now := e.opts.Clock.Monotonic()
+	if e.index == e.flushedIndex || e.flushedAt != 0 && now-e.flushedAt < flushWhenFull {
 		return
 	}
 	e.flushedAt, e.flushedIndex = now, e.index

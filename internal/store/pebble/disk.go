@@ -41,7 +41,7 @@ type disk struct {
 	spares      spares
 	starved     atomic.Bool // a file could not be opened for want of descriptors
 	starvations atomic.Uint64
-	trouble     atomic.Int64 // when a table could last not be written, Unix nanoseconds
+	trouble     atomic.Int64 // when a table could last not be written, monotonic nanoseconds; 0: never
 
 	mu   sync.Mutex
 	lock io.Closer
@@ -112,7 +112,7 @@ func (d *disk) change(vital bool, op func() (n int, err error)) (int, error) {
 		(*fail)(err)
 		park()
 	default:
-		d.trouble.Store(d.space.clock.Now().UnixNano())
+		d.trouble.Store(int64(d.space.clock.Monotonic()))
 	}
 	return n, err
 }
@@ -154,7 +154,8 @@ func (d *disk) admit(c vfs.DiskWriteCategory) error {
 		return nil
 	}
 	refuse := c != categoryFlush && !d.space.roomToCompact()
-	recent := d.space.clock.Now().UnixNano()-d.trouble.Load() < int64(time.Second)
+	trouble := d.trouble.Load()
+	recent := trouble != 0 && int64(d.space.clock.Monotonic())-trouble < int64(time.Second)
 	if refuse || recent {
 		d.space.pause(retryPause)
 	}

@@ -50,7 +50,7 @@ type Engine struct {
 	closeOnce sync.Once
 	closeErr  error
 
-	complained atomic.Int64 // when a background error was last logged, Unix nanoseconds
+	complained atomic.Int64 // when a background error was last logged, monotonic nanoseconds
 
 	mu          sync.Mutex
 	wake        sync.Cond
@@ -74,8 +74,9 @@ type Engine struct {
 	entered      int // results of the group at hand that the overlay knows
 	room         room
 	lookup       *pebbledb.Iterator
-	flushedAt    time.Time
+	flushedAt    time.Duration // monotonic
 	flushedIndex uint64
+	probedAt     time.Duration // monotonic
 }
 
 // counts are the numbers of Stats.

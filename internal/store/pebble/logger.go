@@ -39,8 +39,8 @@ func (e *Engine) listener() *pebbledb.EventListener {
 	return &pebbledb.EventListener{
 		BackgroundError: func(err error) {
 			// Repeated for as long as it lasts: say it once a minute.
-			now, last := e.opts.Clock.Now().UnixNano(), e.complained.Load()
-			if now-last >= int64(time.Minute) && e.complained.CompareAndSwap(last, now) {
+			now, last := int64(e.opts.Clock.Monotonic()), e.complained.Load()
+			if last == 0 || now-last >= int64(time.Minute) && e.complained.CompareAndSwap(last, now) {
 				e.opts.Log.Warn("storage cannot rewrite tables and will try again", "err", err.Error()) // without the stack that Pebble adds
 			}
 		},

@@ -108,8 +108,16 @@ func newEngine(o Options) *Engine {
 	e.wake.L = &e.mu
 	e.views.idle = make(chan struct{})
 	e.ballast = &ballast{fs: o.FS, dir: o.Dir, size: o.Reserve / 4}
-	e.disk = newDisk(vfs.OnDiskFull(o.FS, func() {
-		if e.ballast.release() {
+	e.disk = newDisk(vfs.OnDiskFull(quotaFS{o.FS}, func() {
+		var given uint64
+		released := e.ballast.release()
+		if released {
+			given = e.ballast.size
+		}
+		if e.space.hitLimit(given) {
+			o.Log.Error("no room although the file system says that there is: a disk quota, it seems; new work is refused until there is", "dir", o.Dir)
+		}
+		if released {
 			o.Log.Error("the disk is full: the space set aside for this is in use now", "dir", o.Dir)
 		}
 	}), o.Log)

@@ -33,9 +33,12 @@ type space struct {
 
 	mu        sync.Mutex
 	polled    bool
-	at        time.Time
+	at        time.Duration // of the measurement, monotonic
 	freeAt    uint64
 	usedAt    used
+	capped    bool   // the file system says more than there is
+	capLeft   uint64 // what there was when that was found
+	capAt     uint64 // of disk.written then
 	writtenAt uint64
 	tablesAt  uint64
 }
@@ -78,9 +81,9 @@ func (r *room) take(c store.Class, n uint64) bool {
 // room measures anew if the last measurement is too old, or if by it there is
 // no room for Normal work.
 func (s *space) room() room {
-	now := s.clock.Now()
+	now := s.clock.Monotonic()
 	s.mu.Lock()
-	age := now.Sub(s.at)
+	age := now - s.at
 	fresh := s.polled && age >= 0 && age < pollEvery
 	free, left := s.estimate()
 	s.mu.Unlock()
@@ -112,7 +115,7 @@ func (s *space) estimate() (uint64, left) {
 // poll asks the file system and the store, unless the engine has stopped. A
 // file system that cannot answer does not stop the service: running out is then
 // met by the ballast.
-func (s *space) poll(now time.Time) {
+func (s *space) poll(now time.Duration) {
 	select {
 	case <-s.stop:
 		return
@@ -125,8 +128,41 @@ func (s *space) poll(now time.Time) {
 		free = math.MaxUint64
 	}
 	s.mu.Lock()
+	if s.capped {
+		free = min(free, sub(s.capLeft, written-s.capAt))
+	}
 	s.writtenAt, s.tablesAt, s.usedAt, s.freeAt, s.at, s.polled = written, tables, used, free, now, true
 	s.mu.Unlock()
+}
+
+// hitLimit is told that a write found no room, and how much has been given up
+// for the likes of it. If the file system says that there is room, it does not
+// know of what bounds us: it reports true, and from now on what was given up is
+// what there is.
+func (s *space) hitLimit(given uint64) bool {
+	free, err := s.free()
+	if err == nil && free <= s.low {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.capped, s.capLeft, s.capAt = true, s.reserve+given, s.disk.written.Load()
+	s.polled = false
+	return true
+}
+
+// isCapped reports whether hitLimit has found that.
+func (s *space) isCapped() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.capped
+}
+
+// uncap believes the file system again.
+func (s *space) uncap() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.capped, s.polled = false, false
 }
 
 // roomToCompact reports whether a compaction may begin another file.
