@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -125,17 +126,19 @@ func Open(ctx context.Context, cfg config.Config, o Options) (_ *Server, err err
 	return s, s.openMetrics()
 }
 
-// openDir makes the data directory, or refuses one that others may read.
+// openDir makes the data directory, or makes one that others may use its
+// owner's.
 func openDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
-	st, err := os.Stat(dir)
-	if err != nil {
-		return err
+	if err := pki.Tighten(dir, 0o700); err != nil {
+		return fmt.Errorf("the data directory holds secrets: %w", err)
 	}
-	if mode := st.Mode().Perm(); mode&0o077 != 0 {
-		return fmt.Errorf("the data directory %s has mode %04o and holds secrets: run chmod 700 on it", dir, mode)
+	for _, name := range []string{"store", "pki"} { // a mounted volume may have been opened to a group
+		if err := pki.Tighten(filepath.Join(dir, name), 0o700); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }
@@ -172,12 +175,17 @@ func (s *Server) openCertificates() error {
 	if err != nil {
 		return fmt.Errorf("tls.names: %w", err)
 	}
-	ca, err := pki.OpenServerAuthority(dir, names, s.clock.Now())
-	if err != nil {
-		return err
+	kinds := map[string][]pki.KeyType{"ecdsa": {pki.ECDSA}, "rsa": {pki.RSA}, "both": {pki.ECDSA, pki.RSA}}[s.cfg.TLS.KeyType]
+	var cas []*pki.Authority
+	for _, kind := range kinds {
+		ca, err := pki.OpenServerAuthority(dir, kind, names, s.clock.Now())
+		if err != nil {
+			return err
+		}
+		cas = append(cas, ca)
+		s.caPEM = append(s.caPEM, ca.PEM()...)
 	}
-	s.caPEM = ca.PEM()
-	s.cert, err = pki.OpenLocal(dir, ca, names, s.clock, s.log)
+	s.cert, err = pki.OpenLocal(dir, cas, names, s.clock, s.log)
 	return err
 }
 

@@ -52,7 +52,7 @@ func openKeys(dir string, dev bool) (Keys, error) {
 func ReadKeys(dir string) (Keys, error) {
 	var k Keys
 	file := filepath.Join(dir, KeysFile)
-	if err := pki.CheckPrivate(file); err != nil {
+	if err := pki.Tighten(file, 0o600); err != nil {
 		return k, err
 	}
 	text, err := os.ReadFile(file)

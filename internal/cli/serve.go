@@ -18,9 +18,9 @@ import (
 // serveFlags are the flags of serve. Those that were given win over
 // environment and file.
 type serveFlags struct {
-	config, data, profile, cert, key, anonymous, readyFile, logLevel, logFormat string
-	mqtt, mqtts, http, https, hosts, origins                                    []string
-	allowAll, noAuth, devKeys, behindProxy                                      bool
+	config, data, profile, cert, key, anonymous, readyFile, logLevel, logFormat, keyType string
+	mqtt, mqtts, http, https, hosts, origins                                             []string
+	allowAll, noAuth, devKeys, behindProxy                                               bool
 }
 
 func newServe() *cobra.Command {
@@ -61,6 +61,7 @@ environment variables, then from flags; rollcall config check lists them all.`,
 	fl.StringArrayVar(&f.https, "https", nil, "listen for HTTPS and WebSocket on `address` (default localhost:8443)")
 	fl.StringVar(&f.cert, "cert", "", "`file` of the server certificate, PEM, leaf first (default: one of the local CA)")
 	fl.StringVar(&f.key, "key", "", "`file` of its private key, PEM, mode 0600")
+	fl.StringVar(&f.keyType, "tls-key-type", "both", "key of the local certificate: `ecdsa, rsa or both`, and clients get what they can use")
 	fl.StringArrayVar(&f.origins, "origin", nil, "`origin` whose pages may connect to MQTT over WebSocket (https://app.example.org), or * for all")
 	fl.BoolVar(&f.behindProxy, "behind-proxy", false, "a proxy stands in front: no peer counts as being on this machine")
 	fl.StringArrayVar(&f.hosts, "host", nil, "further host `name` or address that clients use for this server")
@@ -107,6 +108,9 @@ func (f *serveFlags) load(cmd *cobra.Command) (config.Config, error) {
 				}
 			}
 		}
+	}
+	if given("tls-key-type") {
+		c.TLS.KeyType = f.keyType
 	}
 	c.Access.Hosts = append(c.Access.Hosts, f.hosts...)
 	c.Access.Origins = append(c.Access.Origins, f.origins...)

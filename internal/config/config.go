@@ -63,7 +63,10 @@ type Listen struct {
 // TLS is which certificate the listeners present.
 type TLS struct {
 	Cert  string   `yaml:"cert"`  // PEM file, leaf first; empty: a certificate of the local CA
-	Key   string   `yaml:"key"`   // PEM file of mode 0600
+	Key   string   `yaml:"key"`   // PEM file that others cannot write
+	// KeyType is that of the local certificate's key: ecdsa, rsa, or both, which
+	// is the default: clients get what they can use.
+	KeyType string `yaml:"keyType"`
 	Names []string `yaml:"names"` // further host names and addresses of the local certificate
 }
 
@@ -188,6 +191,7 @@ func Default(p Profile) Config {
 			MQTT: []string{"localhost:1883"}, MQTTS: []string{"localhost:8883"},
 			HTTP: []string{"localhost:8080"}, HTTPS: []string{"localhost:8443"},
 		},
+		TLS:      TLS{KeyType: "both"},
 		Access:   Access{Anonymous: "loopback"},
 		Resource: Resource{Subscription: zeros, Group: "rollcall", Namespace: "default", Location: "local"},
 		MQTT: MQTT{
@@ -326,6 +330,7 @@ func (v *validation) listeners() {
 func (v *validation) tls() {
 	t := v.c.TLS
 	v.check((t.Cert == "") == (t.Key == ""), "tls", "cert and key go together")
+	v.check(t.KeyType == "ecdsa" || t.KeyType == "rsa" || t.KeyType == "both", "tls.keyType", "%q is none of ecdsa, rsa and both", t.KeyType)
 }
 
 func (v *validation) access() {

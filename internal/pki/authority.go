@@ -9,6 +9,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -74,15 +75,46 @@ func ParseNames(hosts []string) (Names, error) {
 	return n, nil
 }
 
-// OpenServerAuthority returns the CA for server certificates kept in dir,
-// making it the first time. It may certify only the given names and
+// KeyType is a type of keys.
+type KeyType string
+
+// The types of keys that certificates of ours may have.
+const (
+	ECDSA KeyType = "ecdsa" // P-256
+	RSA   KeyType = "rsa"   // 2,048 bits, for clients that know nothing else
+)
+
+func (k KeyType) generate() (crypto.Signer, error) {
+	if k == RSA {
+		return rsa.GenerateKey(rand.Reader, 2048)
+	}
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+// suffix tells files of the key type from those of ECDSA.
+func (k KeyType) suffix() string {
+	if k == RSA {
+		return "-rsa"
+	}
+	return ""
+}
+
+// OpenServerAuthority returns the CA for server certificates of a type of keys
+// kept in dir, making it the first time. It may certify only the given names and
 // addresses, names below those names, and loopback addresses; if the CA in dir
 // does not permit them all, that is an error that says what to do.
-func OpenServerAuthority(dir string, names Names, now time.Time) (*Authority, error) {
-	a, err := openAuthority(dir, "server-ca", now, func(t *x509.Certificate) {
+//
+// The constraints are not critical, against RFC 5280, 4.2.1.10: stacks for small
+// devices that do not know them refuse a CA with critical ones altogether, while
+// those that know them obey either way.
+func OpenServerAuthority(dir string, kind KeyType, names Names, now time.Time) (*Authority, error) {
+	file := "server-ca" + kind.suffix()
+	a, err := openAuthority(dir, file, kind, now, func(t *x509.Certificate) {
 		t.Subject.CommonName = "Rollcall local server CA"
+		if kind == RSA {
+			t.Subject.CommonName = "Rollcall local server CA (RSA)"
+		}
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-		t.PermittedDNSDomainsCritical = true
 		t.PermittedDNSDomains = names.DNS
 		t.PermittedIPRanges = []*net.IPNet{
 			{IP: net.IPv4(127, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)},
@@ -100,20 +132,20 @@ func OpenServerAuthority(dir string, names Names, now time.Time) (*Authority, er
 		if !slices.ContainsFunc(a.cert.PermittedDNSDomains, func(p string) bool {
 			return d == p || strings.HasSuffix(d, "."+p)
 		}) {
-			return nil, a.notPermitted(dir, d)
+			return nil, notPermitted(dir, file, d)
 		}
 	}
 	for _, ip := range names.IP {
 		if !slices.ContainsFunc(a.cert.PermittedIPRanges, func(n *net.IPNet) bool { return n.Contains(ip) }) {
-			return nil, a.notPermitted(dir, ip.String())
+			return nil, notPermitted(dir, file, ip.String())
 		}
 	}
 	return a, nil
 }
 
-func (a *Authority) notPermitted(dir, name string) error {
+func notPermitted(dir, file, name string) error {
 	return fmt.Errorf("the CA in %s may not certify %s; remove %s and %s to have a new CA made (clients must then trust the new one)",
-		dir, name, filepath.Join(dir, "server-ca.crt"), filepath.Join(dir, "server-ca.key"))
+		dir, name, filepath.Join(dir, file+".crt"), filepath.Join(dir, file+".key"))
 }
 
 func host(ip net.IP) *net.IPNet {
@@ -124,13 +156,13 @@ func host(ip net.IP) *net.IPNet {
 // OpenClientAuthority returns the CA for quick-start client certificates kept
 // in dir, making it the first time.
 func OpenClientAuthority(dir string, now time.Time) (*Authority, error) {
-	return openAuthority(dir, "client-ca", now, func(t *x509.Certificate) {
+	return openAuthority(dir, "client-ca", ECDSA, now, func(t *x509.Certificate) {
 		t.Subject.CommonName = "Rollcall quick-start client CA"
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	})
 }
 
-func openAuthority(dir, name string, now time.Time, shape func(*x509.Certificate)) (*Authority, error) {
+func openAuthority(dir, name string, kind KeyType, now time.Time, shape func(*x509.Certificate)) (*Authority, error) {
 	certFile, keyFile := filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
 	a, err := readAuthority(certFile, keyFile)
 	if err == nil {
@@ -142,7 +174,7 @@ func openAuthority(dir, name string, now time.Time, shape func(*x509.Certificate
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := kind.generate()
 	if err != nil {
 		return nil, err
 	}
@@ -197,9 +229,17 @@ func (a *Authority) sign(t, parent *x509.Certificate, public crypto.PublicKey) (
 	return x509.ParseCertificate(der)
 }
 
-// issue signs a leaf with a fresh key.
-func (a *Authority) issue(t *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// kind is the type of the CA's key.
+func (a *Authority) kind() KeyType {
+	if _, ok := a.key.(*rsa.PrivateKey); ok {
+		return RSA
+	}
+	return ECDSA
+}
+
+// issue signs a leaf with a fresh key of the CA's type.
+func (a *Authority) issue(t *x509.Certificate) (*x509.Certificate, crypto.Signer, error) {
+	key, err := a.kind().generate()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -261,9 +301,9 @@ func writeKey(file string, key crypto.PrivateKey) error {
 	return writeFile(file, text, 0o600)
 }
 
-// readKey refuses a private key that others may read.
+// readKey reads a private key of ours.
 func readKey(file string) (crypto.Signer, error) {
-	if err := CheckPrivate(file); err != nil {
+	if err := Tighten(file, 0o600); err != nil {
 		return nil, err
 	}
 	text, err := os.ReadFile(file)
@@ -283,18 +323,6 @@ func readKey(file string) (crypto.Signer, error) {
 		return nil, fmt.Errorf("%s: a key of type %T cannot sign", file, key)
 	}
 	return signer, nil
-}
-
-// CheckPrivate returns an error if file can be read by others than its owner.
-func CheckPrivate(file string) error {
-	st, err := os.Stat(file)
-	if err != nil {
-		return err
-	}
-	if mode := st.Mode().Perm(); mode&0o077 != 0 {
-		return fmt.Errorf("%s has mode %04o and holds a secret: run chmod 600 on it", file, mode)
-	}
-	return nil
 }
 
 // writeFile replaces file as a whole, durably.

@@ -29,8 +29,8 @@ const (
 // connections go on: when the operator's files change, or when ours nears its
 // end.
 type Server struct {
-	current atomic.Pointer[tls.Certificate]
-	reload  func(now time.Time) (*tls.Certificate, error) // nil, nil: no change
+	current atomic.Pointer[[]*tls.Certificate]              // in the order of preference; at least one
+	reload  func(now time.Time) ([]*tls.Certificate, error) // nil, nil: no change
 	clock   clock.Clock
 	log     *slog.Logger
 }
@@ -42,14 +42,21 @@ func (s *Server) TLSConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		ClientAuth: tls.RequestClientCert, // the list of acceptable issuers stays empty
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return s.current.Load(), nil
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			all := *s.current.Load()
+			for _, c := range all {
+				if len(all) == 1 || hello.SupportsCertificate(c) == nil {
+					return c, nil
+				}
+			}
+			return all[0], nil // the handshake says what is missing
 		},
 	}
 }
 
-// Leaf returns the certificate presented now.
-func (s *Server) Leaf() *x509.Certificate { return s.current.Load().Leaf }
+// Leaf returns the certificate that is presented now, the preferred one if there
+// are several.
+func (s *Server) Leaf() *x509.Certificate { return (*s.current.Load())[0].Leaf }
 
 // Run replaces the certificate when it is due, until ctx ends. A file that
 // cannot be used is reported once per change, and the old certificate stays.
@@ -64,15 +71,15 @@ func (s *Server) Run(ctx context.Context) error {
 			return nil
 		case <-woken:
 		}
-		cert, err := s.reload(s.clock.Now())
+		certs, err := s.reload(s.clock.Now())
 		switch {
 		case err != nil && err.Error() != last:
 			last = err.Error()
 			s.log.Error("the server certificate cannot be replaced, the old one stays", "err", err)
-		case err == nil && cert != nil:
+		case err == nil && certs != nil:
 			last = ""
-			s.current.Store(cert)
-			s.log.Info("server certificate replaced", "subject", cert.Leaf.Subject.String(), "expires", cert.Leaf.NotAfter)
+			s.current.Store(&certs)
+			s.log.Info("server certificate replaced", "subject", certs[0].Leaf.Subject.String(), "expires", certs[0].Leaf.NotAfter)
 		}
 	}
 }
@@ -81,7 +88,7 @@ func (s *Server) Run(ctx context.Context) error {
 // follows changes of the files.
 func OpenFiles(certFile, keyFile string, c clock.Clock, log *slog.Logger) (*Server, error) {
 	var seen [2]os.FileInfo
-	load := func(now time.Time) (*tls.Certificate, error) {
+	load := func(now time.Time) ([]*tls.Certificate, error) {
 		var infos [2]os.FileInfo
 		for i, f := range []string{certFile, keyFile} {
 			st, err := os.Stat(f)
@@ -93,8 +100,12 @@ func OpenFiles(certFile, keyFile string, c clock.Clock, log *slog.Logger) (*Serv
 		if seen[0] != nil && same(seen[0], infos[0]) && same(seen[1], infos[1]) {
 			return nil, nil
 		}
-		if err := CheckPrivate(keyFile); err != nil {
+		warning, err := CheckKey(keyFile)
+		if err != nil {
 			return nil, err
+		}
+		if warning != "" {
+			log.Warn("the key of the server certificate is not private", "why", warning)
 		}
 		cert, err := tls.LoadX509KeyPair(certFile, keyFile)
 		if err != nil {
@@ -104,7 +115,7 @@ func OpenFiles(certFile, keyFile string, c clock.Clock, log *slog.Logger) (*Serv
 			return nil, fmt.Errorf("%s expired at %s", certFile, cert.Leaf.NotAfter.Format(time.RFC3339))
 		}
 		seen = infos
-		return &cert, nil
+		return []*tls.Certificate{&cert}, nil
 	}
 	return newServer(load, c, log)
 }
@@ -113,57 +124,96 @@ func same(a, b os.FileInfo) bool {
 	return a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size() && os.SameFile(a, b)
 }
 
-// OpenLocal serves a certificate for names that the CA signs, kept in dir,
-// made the first time and whenever it no longer fits or nears its end.
-func OpenLocal(dir string, ca *Authority, names Names, c clock.Clock, log *slog.Logger) (*Server, error) {
-	certFile, keyFile := filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key")
-	var current *x509.Certificate
-	load := func(now time.Time) (*tls.Certificate, error) {
-		if current != nil && !due(current, ca, now) {
-			return nil, nil
+// OpenLocal serves a certificate for names from each of the CAs, in the order of
+// preference: a client gets the first that it can use. They are kept in dir, made
+// the first time and whenever one no longer fits or nears its end. The CA is not
+// sent along: who trusts it has it, and small devices may not be able to read it.
+func OpenLocal(dir string, cas []*Authority, names Names, c clock.Clock, log *slog.Logger) (*Server, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	all := make([]*local, len(cas))
+	for i, ca := range cas {
+		all[i] = &local{
+			certFile: filepath.Join(dir, "server"+ca.kind().suffix()+".crt"), keyFile: filepath.Join(dir, "server"+ca.kind().suffix()+".key"),
+			ca: ca, names: names,
 		}
-		if current == nil {
-			if err := CheckPrivate(keyFile); err == nil {
-				cert, err := tls.LoadX509KeyPair(certFile, keyFile)
-				if err == nil && fits(cert.Leaf, ca, names, now) {
-					current = cert.Leaf
-					return &cert, nil
-				}
-			} else if !errors.Is(err, os.ErrNotExist) {
+	}
+	return newServer(func(now time.Time) ([]*tls.Certificate, error) {
+		var certs []*tls.Certificate
+		changed := false
+		for _, l := range all {
+			replaced, err := l.load(now)
+			if err != nil {
 				return nil, err
 			}
+			changed = changed || replaced
+			certs = append(certs, l.current)
 		}
-		if now.After(ca.cert.NotAfter) {
-			return nil, fmt.Errorf("the CA %s expired at %s", ca.cert.Subject.CommonName, ca.cert.NotAfter.Format(time.RFC3339))
+		if !changed {
+			return nil, nil
 		}
-		leaf, key, err := ca.issue(&x509.Certificate{
-			Subject:   pkix.Name{Organization: []string{"Rollcall"}, CommonName: names.DNS[0]},
-			NotBefore: now.Add(-backdate), NotAfter: now.Add(serverLife),
-			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-			DNSNames:    names.DNS, IPAddresses: names.IP,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("make a server certificate: %w", err)
-		}
-		if err := writeKey(keyFile, key); err != nil {
-			return nil, err
-		}
-		if err := writeFile(certFile, append(encodeCertificate(leaf.Raw), ca.PEM()...), 0o644); err != nil {
-			return nil, err
-		}
-		current = leaf
-		return &tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.cert.Raw}, PrivateKey: key, Leaf: leaf}, nil
-	}
-	return newServer(load, c, log)
+		return certs, nil
+	}, c, log)
 }
 
-func newServer(load func(time.Time) (*tls.Certificate, error), c clock.Clock, log *slog.Logger) (*Server, error) {
+// local is a certificate that a CA of ours signs.
+type local struct {
+	certFile, keyFile string
+	ca                *Authority
+	names             Names
+	current           *tls.Certificate
+}
+
+// load sees that there is a certificate that is good at now, and reports whether
+// it is another one than before.
+func (l *local) load(now time.Time) (replaced bool, err error) {
+	if l.current != nil && !due(l.current.Leaf, l.ca, now) {
+		return false, nil
+	}
+	if l.current == nil {
+		err := Tighten(l.keyFile, 0o600)
+		switch {
+		case err == nil:
+			cert, err := tls.LoadX509KeyPair(l.certFile, l.keyFile)
+			if err == nil && fits(cert.Leaf, l.ca, l.names, now) {
+				cert.Certificate = cert.Certificate[:1]
+				l.current = &cert
+				return true, nil
+			}
+		case !errors.Is(err, os.ErrNotExist):
+			return false, err
+		}
+	}
+	if ca := l.ca.cert; now.After(ca.NotAfter) {
+		return false, fmt.Errorf("the CA %s expired at %s", ca.Subject.CommonName, ca.NotAfter.Format(time.RFC3339))
+	}
+	leaf, key, err := l.ca.issue(&x509.Certificate{
+		Subject:   pkix.Name{Organization: []string{"Rollcall"}, CommonName: l.names.DNS[0]},
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(serverLife),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:    l.names.DNS, IPAddresses: l.names.IP,
+	})
+	if err != nil {
+		return false, fmt.Errorf("make a server certificate: %w", err)
+	}
+	if err := writeKey(l.keyFile, key); err != nil {
+		return false, err
+	}
+	if err := writeFile(l.certFile, encodeCertificate(leaf.Raw), 0o644); err != nil {
+		return false, err
+	}
+	l.current = &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+	return true, nil
+}
+
+func newServer(load func(time.Time) ([]*tls.Certificate, error), c clock.Clock, log *slog.Logger) (*Server, error) {
 	s := &Server{reload: load, clock: c, log: log}
-	cert, err := load(c.Now())
+	certs, err := load(c.Now())
 	if err != nil {
 		return nil, err
 	}
-	s.current.Store(cert)
+	s.current.Store(&certs)
 	return s, nil
 }
 

@@ -50,6 +50,7 @@ func Config(t testing.TB) config.Config {
 		HTTP: []string{"127.0.0.1:0"}, HTTPS: []string{"127.0.0.1:0"},
 	}
 	c.Storage.LowWater, c.Storage.Reserve = 64<<20, 16<<20
+	c.TLS.KeyType = "ecdsa" // keys of RSA take long to make
 	c.ShutdownTimeout = 20 * time.Second
 	return c
 }
