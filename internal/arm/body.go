@@ -32,7 +32,56 @@ func (q *request) body() (json.RawMessage, error) {
 	if !json.Valid(data) {
 		return nil, fault.New(fault.InvalidContent, "The body is not one value of valid JSON.")
 	}
+	if path, twice := duplicate(data); twice {
+		return nil, fault.New(fault.InvalidContent, "The member '%.200s' is there twice.", path)
+	}
 	return data, nil
+}
+
+// duplicate looks for an object of valid JSON with two members of one name, of
+// which readers would take one or the other, and returns the path of the second.
+func duplicate(data []byte) (path string, twice bool) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	type level struct {
+		path  string
+		seen  map[string]bool // nil: a list
+		inner string          // path of the value that comes next
+	}
+	var open []level
+	for {
+		at := ""
+		if n := len(open); n > 0 {
+			at = open[n-1].inner
+		}
+		tok, err := dec.Token()
+		if err != nil {
+			return "", false // the end: it is valid
+		}
+		n := len(open)
+		switch d, delim := tok.(json.Delim); {
+		case delim && d == '{':
+			open = append(open, level{path: at, seen: make(map[string]bool), inner: at})
+		case delim && d == '[':
+			open = append(open, level{path: at, inner: at + "[]"})
+			continue
+		case delim:
+			open = open[:n-1]
+		case n > 0 && open[n-1].seen != nil && open[n-1].inner == open[n-1].path: // a name
+			l := &open[n-1]
+			name := tok.(string)
+			l.inner = l.path + "." + name
+			if l.seen[name] {
+				return strings.TrimPrefix(l.inner, "."), true
+			}
+			l.seen[name] = true
+			continue
+		}
+		// A value has ended: in an object a name comes next.
+		if n = len(open); n > 0 && open[n-1].seen != nil {
+			open[n-1].inner = open[n-1].path
+		}
+	}
 }
 
 // isJSON reports whether a media type is that of JSON.

@@ -131,8 +131,17 @@ func (f *subFlags) properties(cmd *cobra.Command, every bool) (map[string]any, e
 		if err != nil {
 			return nil, err
 		}
-		d := map[string]any{"endpointUrl": f.endpoint, "maxEventsPerBatch": f.maxEvents, "preferredBatchSizeInKilobytes": f.batchKB}
-		if len(headers) > 0 {
+		d := map[string]any{}
+		if given("endpoint") {
+			d["endpointUrl"] = f.endpoint
+		}
+		if given("max-events-per-batch") {
+			d["maxEventsPerBatch"] = f.maxEvents
+		}
+		if given("preferred-batch-kb") {
+			d["preferredBatchSizeInKilobytes"] = f.batchKB
+		}
+		if given("header") {
 			d["deliveryAttributeMappings"] = headers
 		}
 		p["destination"] = map[string]any{"endpointType": "WebHook", "properties": d}
@@ -148,7 +157,16 @@ func (f *subFlags) properties(cmd *cobra.Command, every bool) (map[string]any, e
 		}
 	}
 	if given("type", "subject-begins-with", "subject-ends-with", "subject-case-sensitive") {
-		filter := map[string]any{"subjectBeginsWith": f.begins, "subjectEndsWith": f.ends, "isSubjectCaseSensitive": f.caseSensitive}
+		filter := map[string]any{}
+		if given("subject-begins-with") {
+			filter["subjectBeginsWith"] = f.begins
+		}
+		if given("subject-ends-with") {
+			filter["subjectEndsWith"] = f.ends
+		}
+		if given("subject-case-sensitive") {
+			filter["isSubjectCaseSensitive"] = f.caseSensitive
+		}
 		if len(f.types) > 0 {
 			types := make([]string, len(f.types))
 			for i, t := range f.types {
@@ -161,7 +179,14 @@ func (f *subFlags) properties(cmd *cobra.Command, every bool) (map[string]any, e
 		p["filter"] = filter
 	}
 	if given("max-attempts", "ttl") {
-		p["retryPolicy"] = map[string]any{"maxDeliveryAttempts": f.attempts, "eventTimeToLiveInMinutes": f.ttl}
+		retry := map[string]any{}
+		if given("max-attempts") {
+			retry["maxDeliveryAttempts"] = f.attempts
+		}
+		if given("ttl") {
+			retry["eventTimeToLiveInMinutes"] = f.ttl
+		}
+		p["retryPolicy"] = retry
 	}
 	if f.deadLetter != "" || cmd.Flags().Changed("dead-letter") {
 		p["rollcall"] = map[string]any{"deadLetterDirectory": f.deadLetter}
@@ -235,15 +260,6 @@ afterwards.`,
 			a, err := t.open(cmd.Context())
 			if err != nil {
 				return err
-			}
-			if f.endpoint == "" && (cmd.Flags().Changed("header") || cmd.Flags().Changed("max-events-per-batch") || cmd.Flags().Changed("preferred-batch-kb")) {
-				var full struct {
-					EndpointURL string `json:"endpointUrl"`
-				}
-				if _, err := a.do(cmd.Context(), http.MethodPost, a.arm(armSubscription(args[0])+"/getFullUrl"), nil, &full); err != nil {
-					return err
-				}
-				f.endpoint = full.EndpointURL
 			}
 			p, err := f.properties(cmd, false)
 			if err != nil {

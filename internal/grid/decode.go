@@ -26,8 +26,9 @@ func DecodeProperties(data []byte) (Properties, error) {
 }
 
 // DecodePatch reads the body of a PATCH, which is flat: the members of
-// properties without the wrapper. Null resets labels, filter, expiration and
-// retry policy.
+// properties without the wrapper. What it does not name stays, within the
+// destination, the filter and the retry policy too. Null resets labels, filter,
+// expiration and retry policy.
 func DecodePatch(data []byte) (Patch, error) {
 	var bad fault.List
 	return decode(data, &bad), bad.Err()
@@ -97,7 +98,7 @@ func decodeOwn(raw json.RawMessage, p *Patch, bad *fault.List) {
 	o.finish()
 }
 
-func decodeDestination(raw json.RawMessage, bad *fault.List) *WebHook {
+func decodeDestination(raw json.RawMessage, bad *fault.List) func(WebHook) WebHook {
 	var w WebHook
 	o := newObject("properties.destination", raw, bad)
 	kind := o.text("endpointType")
@@ -109,11 +110,14 @@ func decodeDestination(raw json.RawMessage, bad *fault.List) *WebHook {
 		} else {
 			bad.Add(fault.At("properties.destination.endpointType", "%q is not supported; WebHook is.", kind))
 		}
-		return &w
+		return func(WebHook) WebHook { return w }
 	}
 	o = newObject("properties.destination.properties", body, bad)
-	o.readOnly("endpointBaseUrl")
+	named := o.names("endpointUrl", "maxEventsPerBatch", "preferredBatchSizeInKilobytes", "deliveryAttributeMappings")
 	w.EndpointURL = Secret(o.text("endpointUrl"))
+	if shown := o.text("endpointBaseUrl"); w.EndpointURL == "" {
+		w.shown = shown
+	}
 	w.MaxEventsPerBatch = o.count("maxEventsPerBatch", 1, 5000)
 	w.PreferredBatchKB = o.count("preferredBatchSizeInKilobytes", 1, 1024)
 	for _, name := range []string{"azureActiveDirectoryTenantId", "azureActiveDirectoryApplicationIdOrUri"} {
@@ -128,7 +132,21 @@ func decodeDestination(raw json.RawMessage, bad *fault.List) *WebHook {
 		w.Attributes = decodeAttributes(o, raw, bad)
 	}
 	o.finish()
-	return &w
+	return func(old WebHook) WebHook {
+		if named["endpointUrl"] || w.shown != "" && w.shown != old.BaseURL() {
+			old.EndpointURL, old.shown = w.EndpointURL, w.shown
+		}
+		if named["maxEventsPerBatch"] {
+			old.MaxEventsPerBatch = w.MaxEventsPerBatch
+		}
+		if named["preferredBatchSizeInKilobytes"] {
+			old.PreferredBatchKB = w.PreferredBatchKB
+		}
+		if named["deliveryAttributeMappings"] {
+			old.Attributes = w.Attributes
+		}
+		return old
+	}
 }
 
 func decodeAttributes(o *object, raw json.RawMessage, bad *fault.List) []webhook.Attribute {
@@ -165,12 +183,13 @@ func decodeAttributes(o *object, raw json.RawMessage, bad *fault.List) []webhook
 	return attributes
 }
 
-func decodeFilter(raw json.RawMessage, bad *fault.List) *filter.Filter {
+func decodeFilter(raw json.RawMessage, bad *fault.List) func(filter.Filter) filter.Filter {
 	var f filter.Filter
 	if null(raw) {
-		return &f
+		return func(filter.Filter) filter.Filter { return f }
 	}
 	o := newObject("properties.filter", raw, bad)
+	named := o.names("includedEventTypes", "subjectBeginsWith", "subjectEndsWith", "isSubjectCaseSensitive")
 	if raw, ok := o.take("includedEventTypes"); ok {
 		o.into("includedEventTypes", raw, &f.IncludedEventTypes, "A list of strings")
 	}
@@ -192,19 +211,42 @@ func decodeFilter(raw json.RawMessage, bad *fault.List) *filter.Filter {
 		}
 	}
 	o.finish()
-	return &f
+	return func(old filter.Filter) filter.Filter {
+		if named["includedEventTypes"] {
+			old.IncludedEventTypes = f.IncludedEventTypes
+		}
+		if named["subjectBeginsWith"] {
+			old.SubjectBeginsWith = f.SubjectBeginsWith
+		}
+		if named["subjectEndsWith"] {
+			old.SubjectEndsWith = f.SubjectEndsWith
+		}
+		if named["isSubjectCaseSensitive"] {
+			old.IsSubjectCaseSensitive = f.IsSubjectCaseSensitive
+		}
+		return old
+	}
 }
 
-func decodeRetry(raw json.RawMessage, bad *fault.List) *delivery.RetryPolicy {
+func decodeRetry(raw json.RawMessage, bad *fault.List) func(delivery.RetryPolicy) delivery.RetryPolicy {
 	var p delivery.RetryPolicy
 	if null(raw) {
-		return &p
+		return func(delivery.RetryPolicy) delivery.RetryPolicy { return p }
 	}
 	o := newObject("properties.retryPolicy", raw, bad)
+	named := o.names("maxDeliveryAttempts", "eventTimeToLiveInMinutes")
 	p.MaxAttempts = o.count("maxDeliveryAttempts", 1, maxAttempts)
 	p.TTL = time.Duration(o.count("eventTimeToLiveInMinutes", 1, 1440)) * time.Minute
 	o.finish()
-	return &p
+	return func(old delivery.RetryPolicy) delivery.RetryPolicy {
+		if named["maxDeliveryAttempts"] {
+			old.MaxAttempts = p.MaxAttempts
+		}
+		if named["eventTimeToLiveInMinutes"] {
+			old.TTL = p.TTL
+		}
+		return old
+	}
 }
 
 // parseTime reads an RFC 3339 time; without an offset it is UTC.

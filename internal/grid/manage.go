@@ -31,6 +31,12 @@ const attempts = 16
 // every mistake; Conflict where two creates raced or the source has too many
 // subscriptions; PreconditionFailed; InsufficientSpace.
 func (g *Grid) Put(ctx context.Context, src Source, name string, p Properties, c Condition) (Subscription, bool, error) {
+	if p.Destination.hides() {
+		if have, err := g.Get(src, name); err == nil {
+			p.Destination = p.Destination.keeping(have.Properties.Destination)
+		}
+	}
+	p.Destination.shown = ""
 	p = p.withDefaults()
 	var bad fault.List
 	bad.Add(ValidateName(name))

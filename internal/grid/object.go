@@ -104,3 +104,16 @@ func (o *object) finish() {
 func null(raw []byte) bool { return string(bytes.TrimSpace(raw)) == "null" }
 
 func indexed(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
+
+// names reports which of some members are there.
+func (o *object) names(members ...string) map[string]bool {
+	named := make(map[string]bool, len(members))
+	for have := range o.members {
+		for _, m := range members {
+			if strings.EqualFold(have, m) {
+				named[m] = true
+			}
+		}
+	}
+	return named
+}

@@ -3,6 +3,8 @@ package grid
 import (
 	"log/slog"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"rollcall/internal/delivery"
@@ -54,6 +56,10 @@ type WebHook struct {
 	PreferredBatchKB int `json:"preferredBatchSizeInKilobytes,omitempty"`
 	// Attributes are headers added to each delivery, at most 10.
 	Attributes []webhook.Attribute `json:"attributes,omitempty"`
+
+	// shown is what a reader was shown of an endpoint, who writes it back: it
+	// stands for the endpoint that has it. It is not stored.
+	shown string
 }
 
 // BaseURL is the endpoint without its query string.
@@ -66,9 +72,36 @@ func (w WebHook) BaseURL() string {
 	return u.String()
 }
 
-// batching reports whether a request may carry several events: if either of
-// the two settings is made.
-func (w WebHook) batching() bool { return w.MaxEventsPerBatch > 1 || w.PreferredBatchKB > 0 }
+// batching reports whether a request may carry several events: if more than one
+// is asked for. The size that a batch should have says nothing about that: what a
+// reader is shown has one.
+func (w WebHook) batching() bool { return w.MaxEventsPerBatch > 1 }
+
+// keeping returns w with what readers are not shown, and so cannot write back,
+// as old has it: an endpoint's query string and the values of secret headers.
+func (w WebHook) keeping(old WebHook) WebHook {
+	if w.EndpointURL == "" && w.shown != "" && w.shown == old.BaseURL() {
+		w.EndpointURL = old.EndpointURL
+	}
+	w.Attributes = slices.Clone(w.Attributes)
+	for i, a := range w.Attributes {
+		if !a.Secret || a.Value != "" || a.Dynamic() {
+			continue
+		}
+		for _, have := range old.Attributes {
+			if have.Secret && strings.EqualFold(have.Name, a.Name) {
+				w.Attributes[i].Value = have.Value
+			}
+		}
+	}
+	return w
+}
+
+// hides reports whether w lacks what keeping may put in.
+func (w WebHook) hides() bool {
+	return w.EndpointURL == "" && w.shown != "" ||
+		slices.ContainsFunc(w.Attributes, func(a webhook.Attribute) bool { return a.Secret && a.Value == "" && !a.Dynamic() })
+}
 
 // Properties are what a caller says about an event subscription.
 type Properties struct {
@@ -121,28 +154,35 @@ type Source struct {
 }
 
 // Patch is a partial change of a subscription. Nil members stay as they are.
+// Destination, Filter and Retry return theirs with what is changed.
 type Patch struct {
-	Destination         *WebHook
-	Filter              *filter.Filter
+	Destination         func(WebHook) WebHook
+	Filter              func(filter.Filter) filter.Filter
 	Labels              *[]string
 	Expiration          *time.Time
 	Schema              *event.Schema
-	Retry               *delivery.RetryPolicy
+	Retry               func(delivery.RetryPolicy) delivery.RetryPolicy
 	DeadLetterDirectory *string
 	Paused              *bool
 }
 
 // Apply returns p with the changes of c.
 func (c Patch) Apply(p Properties) Properties {
-	set(&p.Destination, c.Destination)
-	set(&p.Filter, c.Filter)
+	change(&p.Destination, c.Destination)
+	change(&p.Filter, c.Filter)
 	set(&p.Labels, c.Labels)
 	set(&p.Expiration, c.Expiration)
 	set(&p.Schema, c.Schema)
-	set(&p.Retry, c.Retry)
+	change(&p.Retry, c.Retry)
 	set(&p.DeadLetterDirectory, c.DeadLetterDirectory)
 	set(&p.Paused, c.Paused)
 	return p
+}
+
+func change[T any](dst *T, f func(T) T) {
+	if f != nil {
+		*dst = f(*dst)
+	}
 }
 
 func set[T any](dst, src *T) {

@@ -2,9 +2,11 @@ package registry
 
 import (
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -53,10 +55,14 @@ func (c *CA) parse() error {
 	return nil
 }
 
-// parseOne reads the one certificate in PEM text.
+// parseOne reads one certificate: PEM text with or without line breaks, as the
+// service's own tools send it, or the base64 of its DER encoding.
 func parseOne(text string) (*x509.Certificate, error) {
+	if der, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), "")); err == nil && len(der) > 0 {
+		return x509.ParseCertificate(der)
+	}
 	var found *x509.Certificate
-	for rest := []byte(text); ; {
+	for rest := []byte(broken(text)); ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
@@ -78,6 +84,15 @@ func parseOne(text string) (*x509.Certificate, error) {
 		return nil, errors.New("no certificate in PEM found")
 	}
 	return found, nil
+}
+
+// armor is a line that begins or ends a block of PEM.
+var armor = regexp.MustCompile(`-----(BEGIN|END) [A-Z0-9 ]+-----`)
+
+// broken returns PEM text with line breaks around its armor, which package pem
+// insists on. What is in between may be broken anywhere.
+func broken(text string) string {
+	return armor.ReplaceAllString(strings.ReplaceAll(text, `\n`, "\n"), "\n$0\n")
 }
 
 // normalize makes a CA of a spec and collects every mistake.
