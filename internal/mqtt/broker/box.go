@@ -75,6 +75,9 @@ func (b *Broker) newBox(rl *realm, meta stored.Session) *box {
 	return &box{b: b, realm: rl, name: meta.Name, key: meta.Key(), meta: meta, last: b.store.Start()}
 }
 
+// partition is that of the session's name.
+func (bx *box) partition() uint8 { return bx.b.store.Partition(bx.realm.name, bx.name) }
+
 func (bx *box) grant() grant { return grant{box: bx} }
 
 // subscriptions returns what the session is subscribed to.
@@ -317,6 +320,13 @@ func (bx *box) endInbound() {
 		close(bx.settled)
 		bx.settled = nil
 	}
+}
+
+// storesInbound reports whether QoS 2 messages of the client's are being stored.
+func (bx *box) storesInbound() bool {
+	bx.mu.Lock()
+	defer bx.mu.Unlock()
+	return bx.storing > 0
 }
 
 // awaitInbound waits until it is known which of the client's QoS 2 messages are

@@ -227,7 +227,7 @@ func New(o Options) (*Broker, error) {
 	b.strangers.limit = int64(o.UnadmittedBytes)
 	b.cfg.NewClientID = o.NewClientID
 	b.admissions.clock, b.admissions.fault, b.admissions.group = o.Clock, b.fault, &b.work
-	b.loader.fault, b.loader.work = b.fault, &b.work
+	b.loader.fault, b.loader.work, b.loader.queues = b.fault, &b.work, make([][]loadJob, o.Partitions)
 	b.wheel = newWheel(b.clock, b.tick)
 	return b, nil
 }

@@ -167,7 +167,7 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) (admit func(*roun
 			Kind: disconnect.Limit, Detail: "the session's queue overflowed while the client connected"}}, packet.QuotaExceeded)
 	}
 	if !empty {
-		return func(*round) { b.loader.submit(func() { bx.resume(c, ad) }) }
+		return func(*round) { bx.resumeSoon(c, ad) }
 	}
 	return func(r *round) {
 		if !e.fresh {

@@ -119,6 +119,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		b.admissions.close() // where no loops do
 		b.work.Wait()
 	}()
+	b.work.Go(func() { b.findEmpty(ctx) })         // ends when all queues are found, or with ctx
 	busy := make(map[stored.DueItem]time.Duration) // being worked off, until when they are not tried again
 	for b.workOffDue(busy) && b.pause(ctx, dueEvery) {
 	}

@@ -223,6 +223,6 @@ func (bx *box) end(r *round) {
 	bx.realm.uninstall(bx)
 	bx.realm.removeAll(bx, shared, bx.grant())
 	if len(shared) > 0 {
-		bx.b.loader.submit(bx.redistribute)
+		bx.b.loader.submit(bx.partition(), bx.redistribute)
 	}
 }

@@ -241,6 +241,9 @@ func (bx *box) load() error {
 	}
 	bx.mu.Lock()
 	defer bx.mu.Unlock()
+	if bx.loaded { // findEmpty came first
+		return nil
+	}
 	for i := range all {
 		w := &all[i]
 		bx.messages++

@@ -11,6 +11,20 @@ import (
 	"rollcall/internal/mqtt/stored"
 )
 
+// resumeSoon has the session resumed before anything else that the loader has to
+// do, but after what the client itself has published before, if that is not
+// stored yet.
+func (bx *box) resumeSoon(c *conn, ad session.Admission) {
+	l := &bx.b.loader
+	l.goFirst(func() {
+		if bx.storesInbound() {
+			l.submit(c.partition, func() { bx.resume(c, ad) })
+			return
+		}
+		bx.resume(c, ad)
+	})
+}
+
 // resume reads what the session left, has the client admitted and sends it what
 // it has not acknowledged.
 func (bx *box) resume(c *conn, ad session.Admission) {

@@ -181,7 +181,8 @@ type publication struct {
 	boxes   []*box
 	targets []stored.Target
 	charge
-	by *publisher
+	by   *publisher
+	part bool // others of the same message follow
 }
 
 // keep stores a publication: with the round's others, or by way of the loader
@@ -192,7 +193,7 @@ func (b *Broker) keep(r *round, p *publication) {
 	if at := p.message.Expires(); !at.IsZero() {
 		p.expires = at.UnixNano()
 	}
-	wait := false
+	wait := len(p.boxes) > partTargets
 	for i, bx := range p.boxes {
 		p.targets[i].Size = p.size
 		wait = wait || !bx.prepared(p.charge, r.now.Wall)
@@ -202,22 +203,65 @@ func (b *Broker) keep(r *round, p *publication) {
 	if wait || deferred.Load() > 0 {
 		r.submit() // what came before goes before
 		deferred.Add(1)
-		b.loader.submit(func() {
-			defer deferred.Add(-1)
-			r := b.begin()
-			defer b.done(r)
-			for _, bx := range p.boxes {
-				if err := bx.prepare(p.charge, r.now.Wall); err != nil {
-					p.failed(r, err)
-					return
-				}
-			}
-			p.add(r)
-			r.submit()
-		})
+		b.loader.submitSteps(c.partition, (&preparation{publication: p, deferred: deferred}).step)
 		return
 	}
 	p.add(r)
+}
+
+// How many queues are looked at, and how many entries are stored at once, before
+// others have their turn.
+const (
+	prepareAtOnce = 64
+	partTargets   = 4096
+)
+
+// preparation has the queues looked at that a publication goes to, and then
+// stores it. Step is the loader's.
+type preparation struct {
+	*publication
+	deferred *atomic.Int32
+	stored   int // boxes whose part has been stored
+	next     int // the first that has not been prepared
+}
+
+func (p *preparation) step() (more bool) {
+	defer func() {
+		if !more {
+			p.deferred.Add(-1)
+		}
+	}()
+	r := p.b.begin()
+	defer p.b.done(r)
+	for n := 0; p.next < len(p.boxes); p.next++ {
+		if p.next-p.stored == partTargets {
+			p.by.part()
+			p.addPart(r, true)
+			return true
+		}
+		bx := p.boxes[p.next]
+		if bx.prepared(p.charge, r.now.Wall) {
+			continue
+		}
+		if n++; n > prepareAtOnce {
+			return true
+		}
+		if err := bx.prepare(p.charge, r.now.Wall); err != nil {
+			p.failed(r, err)
+			return false
+		}
+	}
+	p.addPart(r, false)
+	return false
+}
+
+// addPart stores what has been prepared.
+func (p *preparation) addPart(r *round, more bool) {
+	q := *p.publication
+	q.boxes, q.targets, q.part = p.boxes[p.stored:p.next:p.next], p.targets[p.stored:p.next:p.next], more
+	p.stored = p.next
+	q.add(r)
+	r.submit()
 }
 
 // add adds the publication to the round's batch.
@@ -242,7 +286,7 @@ func (p *publication) add(r *round) {
 	}
 	sp := stored.Publication{Realm: p.realm.name, Message: p.message, Targets: p.targets}
 	c := p.by.conn
-	if bx := c.box; bx != nil && p.by.id != 0 && p.by.token != 0 && !bx.isDead() {
+	if bx := c.box; bx != nil && !p.part && p.by.id != 0 && p.by.token != 0 && !bx.isDead() {
 		sp.Inbound = &stored.Inbound{Session: bx.name, Epoch: bx.key.Epoch, PacketID: p.by.id}
 		bx.noteInbound(p.by.id, true)
 	}

@@ -9,6 +9,7 @@ import (
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/stored"
 	"rollcall/internal/store"
+	"rollcall/internal/store/mem"
 )
 
 // P2: what was stored for a session is read back whole, in order, across
@@ -203,4 +204,32 @@ func TestMove(t *testing.T) {
 		}
 		eventually(t, "nothing is stored", func() bool { return keys(t, e) == 0 })
 	})
+}
+
+// TestOccupied finds the sessions that have something, and no others.
+func TestOccupied(t *testing.T) {
+	e := mem.New()
+	st := open(t, e)
+	var p stored.Publication
+	p.Realm, p.Message = realm, message("pub", "t", "x", 1)
+	for i := range 50 {
+		for range 1 + i%3 {
+			p.Targets = append(p.Targets, stored.Target{Session: fmt.Sprintf("s%d", 2*i), Epoch: uint64(1 + i%2), PacketID: uint16(i + 1), QoS: packet.QoS1})
+		}
+	}
+	must(t, "publish", wait(func(done func(error)) {
+		b := st.Begin(st.Partition(realm, "pub"))
+		b.Add(&p, func(_ stored.Receipt, err error) { done(err) })
+		b.Submit()
+	}))
+	found := make(map[stored.SessionKey]bool)
+	must(t, "look", st.Occupied(t.Context(), func(k stored.SessionKey) { found[k] = true }))
+	for i := range 50 {
+		if k := (stored.SessionKey{Realm: realm, Name: fmt.Sprintf("s%d", 2*i), Epoch: uint64(1 + i%2)}); !found[k] {
+			t.Errorf("%+v is not found", k)
+		}
+	}
+	if len(found) != 50 {
+		t.Errorf("%d are found", len(found))
+	}
 }
