@@ -7,9 +7,16 @@ import (
 	"rollcall/internal/mqtt/packet"
 )
 
-// inbound are the QoS 2 messages of the client's that have not been completed,
-// ascending by packet id.
-type inbound struct{ list []receipt }
+// inbound are the QoS 2 messages of the client's that have not been completed, by
+// packet id. Few are in ascending order; a client chooses the order of its ids, so
+// that of many each would have many to be moved: those are in no order, with an
+// index.
+type inbound struct {
+	list  []receipt
+	index map[uint16]int // where in list; nil while there are few
+}
+
+const fewReceipts = 64
 
 // receipt is one of them.
 type receipt struct {
@@ -27,9 +34,15 @@ const (
 )
 
 func (b *inbound) search(id uint16) (int, bool) {
+	if b.index != nil {
+		i, ok := b.index[id]
+		return i, ok
+	}
 	return slices.BinarySearchFunc(b.list, id, func(r receipt, id uint16) int { return int(r.id) - int(id) })
 }
 
+// find returns what is known of an id, or nil. It is valid until the next add or
+// remove.
 func (b *inbound) find(id uint16) *receipt {
 	if i, ok := b.search(id); ok {
 		return &b.list[i]
@@ -38,6 +51,17 @@ func (b *inbound) find(id uint16) *receipt {
 }
 
 func (b *inbound) add(r receipt) {
+	if b.index == nil && len(b.list) == fewReceipts {
+		b.index = make(map[uint16]int, 2*fewReceipts)
+		for i, f := range b.list {
+			b.index[f.id] = i
+		}
+	}
+	if b.index != nil {
+		b.index[r.id] = len(b.list)
+		b.list = append(b.list, r)
+		return
+	}
 	i, _ := b.search(r.id)
 	b.list = slices.Insert(b.list, i, r)
 }
@@ -48,10 +72,29 @@ func (b *inbound) remove(id uint16) (r receipt, ok bool) {
 		return r, false
 	}
 	r = b.list[i]
-	if b.list = slices.Delete(b.list, i, i+1); len(b.list) == 0 && cap(b.list) > 16 {
-		b.list = nil
+	if b.index == nil {
+		b.list = slices.Delete(b.list, i, i+1)
+	} else {
+		last := len(b.list) - 1
+		b.list[i] = b.list[last]
+		b.index[b.list[i].id] = i
+		b.list = b.list[:last]
+		delete(b.index, id)
+	}
+	if len(b.list) == 0 && cap(b.list) > 16 {
+		b.list, b.index = nil, nil
 	}
 	return r, true
+}
+
+// all returns them in the order of their ids.
+func (b *inbound) all() []receipt {
+	all := b.list
+	if b.index != nil {
+		all = slices.Clone(all)
+		slices.SortFunc(all, func(a, b receipt) int { return int(a.id) - int(b.id) })
+	}
+	return all
 }
 
 // repeated answers a PUBLISH whose message has been taken already

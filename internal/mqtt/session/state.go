@@ -10,7 +10,7 @@ import (
 // may be called at any time after the session was admitted.
 func (s *Session) State() *State {
 	st := &State{Subscriptions: s.subs.all()}
-	for _, r := range s.inbound.list {
+	for _, r := range s.inbound.all() {
 		if r.state != taken {
 			st.Received = append(st.Received, r.id)
 		}
