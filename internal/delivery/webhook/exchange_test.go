@@ -305,6 +305,76 @@ func TestHugeAnswerHeaders(t *testing.T) {
 	}
 }
 
+// A connection is used again, also if the answer has a body that nobody needs,
+// and over HTTP/2 without a limit of ours to how long it is idle.
+func TestConnectionsAreUsedAgain(t *testing.T) {
+	for name, two := range map[string]bool{"HTTP/1": false, "HTTP/2": true} {
+		t.Run(name, func(t *testing.T) {
+			var connections atomic.Int64
+			idle := make(chan struct{}, 100)
+			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, strings.Repeat("x", 20<<10))
+			}))
+			s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+				switch state {
+				case http.StateNew:
+					connections.Add(1)
+				case http.StateIdle:
+					idle <- struct{}{}
+				}
+			}
+			s.EnableHTTP2 = two
+			s.StartTLS()
+			defer s.Close()
+			pool := x509.NewCertPool()
+			pool.AddCert(s.Certificate())
+			hand := clocktest.NewHand(time.Now())
+			client := newClient(t, webhook.Options{Rules: local, RootCAs: pool, Clock: hand})
+			d := destination(t, client, s.URL, event.EventGrid)
+			for n := range 5 {
+				if r := deliver(t, d, attempt(10)); r.Verdict != delivery.Delivered {
+					t.Fatalf("request %d: %+v", n, r)
+				}
+				client.AwaitDrains()
+				if two {
+					hand.Advance(time.Minute)
+				} else {
+					<-idle
+				}
+			}
+			if n := connections.Load(); n != 1 {
+				t.Errorf("5 requests took %d connections, want 1", n)
+			}
+		})
+	}
+}
+
+// The answer to a handshake has to come whole, in time.
+func TestHandshakeWhoseAnswerStalls(t *testing.T) {
+	release, begun := make(chan struct{}), make(chan struct{})
+	defer close(release)
+	url := rawServer(t, func(_ int, c *net.TCPConn) {
+		take(bufio.NewReader(c))
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"validationResponse\"")
+		close(begun)
+		<-release
+	})
+	hand := clocktest.NewHand(time.Now())
+	d := destination(t, newClient(t, webhook.Options{Rules: local, Clock: hand}), url, event.EventGrid)
+	got := make(chan webhook.Answer, 1)
+	go func() { got <- d.Ask(context.Background(), question()) }()
+	<-begun
+	hand.Advance(31 * time.Second)
+	select {
+	case a := <-got:
+		if a.Consent != webhook.Unanswered || a.Detail != "no answer in time" {
+			t.Errorf("%+v", a)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the handshake does not end")
+	}
+}
+
 // P7: receivers that send endless headers, to as many requests as four
 // subscriptions make at a time, cost no more than the bound for each.
 func TestHugeAnswerHeadersCostLittle(t *testing.T) {
