@@ -89,7 +89,7 @@ func TestDeadLettersWaitForSpace(t *testing.T) {
 				if _, n := deadSize(t, h.root); n != 230 {
 					t.Errorf("%d dead letters in the end, want 230", n)
 				}
-				if got := h.queues[1].Tally(); got.Backlog != 0 || got.DeadLettered != 230 {
+				if got := h.queues[1].Tally(); got.Backlog != 0 || got.DeadLettered != 230 || got.Matched != 230 {
 					t.Errorf("in the end: %+v", got)
 				}
 			})

@@ -296,7 +296,7 @@ func TestRefusedDeletions(t *testing.T) {
 		if got := int(gauge(t, h.d, "rollcall_delivery_log_bytes")); got != size || size > 20<<10 || size < 16<<10 {
 			t.Errorf("in the end the log is thought to have %d bytes and has %d", got, size)
 		}
-		if got := h.queues[1].Tally(); got.Backlog+got.Dropped["RetentionExceeded"] != uint64(published) {
+		if got := h.queues[1].Tally(); got.Backlog+got.Dropped["RetentionExceeded"] != uint64(published) || got.Matched != uint64(published) {
 			t.Errorf("of %d events: %+v", published, got)
 		}
 		if h.keys(store.TableLog) == 0 {

@@ -338,8 +338,12 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 				client.AwaitDrains()
 				if two {
 					hand.Advance(time.Minute)
-				} else {
-					<-idle
+					continue
+				}
+				select {
+				case <-idle:
+				case <-time.After(10 * time.Second):
+					t.Fatal("the connection is not kept")
 				}
 			}
 			if n := connections.Load(); n != 1 {
