@@ -62,7 +62,10 @@ type Client struct {
 	rate    int
 
 	drains   chan struct{}  // one for each answer being drained
-	draining sync.WaitGroup // their goroutines
+	draining sync.WaitGroup // their goroutines; none starts once closed is set
+
+	mu     sync.Mutex
+	closed bool
 }
 
 // New checks the options and returns a Client.
@@ -127,6 +130,9 @@ func New(o Options) (*Client, error) {
 // Close drops idle connections and waits, for some seconds at most, for answers
 // that are still being read.
 func (c *Client) Close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
 	c.draining.Wait()
 	c.http.CloseIdleConnections()
 }

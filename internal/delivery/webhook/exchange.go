@@ -130,20 +130,36 @@ func (c *Client) drain(resp *http.Response, used *conn, cancel context.CancelCau
 		finish()
 		return
 	}
-	select {
-	case c.drains <- struct{}{}:
-	default: // a connection is cheaper than another goroutine
-		cancel(nil)
-		finish()
-		return
-	}
-	late := c.clock.AfterFunc(drainWithin, func() { cancel(errNoAnswer) })
-	c.draining.Go(func() {
+	started := c.startDrain(func() {
+		late := c.clock.AfterFunc(drainWithin, func() { cancel(errNoAnswer) })
 		_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer) // what breaks off changes nothing
 		late.Stop()
 		finish()
-		<-c.drains
 	})
+	if !started { // a connection is cheaper than another goroutine
+		cancel(nil)
+		finish()
+	}
+}
+
+// startDrain runs f on a goroutine that Close waits for. It reports false where
+// there are too many, and once the client is closed.
+func (c *Client) startDrain(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	select {
+	case c.drains <- struct{}{}:
+	default:
+		return false
+	}
+	c.draining.Go(func() {
+		defer func() { <-c.drains }()
+		f()
+	})
+	return true
 }
 
 // outcome judges a failed request.
