@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X rollcall/internal/cli.version=$(VERSION)
 # How much the long tests do. `make crash` and `make fuzz` are the full ones.
 FUZZTIME ?= 5m
 
-.PHONY: help build cross test lint bench bench-peers fuzz crash clean
+.PHONY: help build cross test lint bench bench-peers fuzz crash soak mutate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ crash: ## the full crash campaign: kill -9, power cuts, flipped bits, a million 
 SOAK ?= 30m
 soak: ## half an hour (SOAK) of a bit of everything; memory, goroutines and descriptors stay flat
 	ROLLCALL_SOAK=$(SOAK) $(GO) test -count=1 -timeout 24h -v -run 'Soak' ./test/soak
+
+mutate: ## put faults into a package (PKG=./internal/grid) and list those that its tests do not notice
+	@scripts/mutate $(PKG) $(MUTATEFLAGS)
 
 clean: ## remove what build made
 	rm -rf $(BIN)

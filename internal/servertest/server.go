@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"rollcall/internal/app"
+	"rollcall/internal/clock"
 	"rollcall/internal/config"
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/peer"
@@ -66,8 +67,23 @@ func Start(t testing.TB, edit func(*config.Config)) *Server {
 	return Run(t, c)
 }
 
+// StartAt is Start with a clock.
+func StartAt(t testing.TB, k clock.Clock, edit func(*config.Config)) *Server {
+	t.Helper()
+	c := Config(t)
+	if edit != nil {
+		edit(&c)
+	}
+	return run(t, c, k)
+}
+
 // Run starts a server with exactly these settings.
 func Run(t testing.TB, c config.Config) *Server {
+	t.Helper()
+	return run(t, c, nil)
+}
+
+func run(t testing.TB, c config.Config, k clock.Clock) *Server {
 	t.Helper()
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
@@ -76,7 +92,7 @@ func Run(t testing.TB, c config.Config) *Server {
 	if testing.Short() || !testing.Verbose() {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s, err := app.Open(t.Context(), c, app.Options{Log: log, Version: "test"})
+	s, err := app.Open(t.Context(), c, app.Options{Log: log, Version: "test", Clock: k})
 	if err != nil {
 		t.Fatal(err)
 	}
