@@ -132,7 +132,9 @@ func decodeDestination(raw json.RawMessage, bad *fault.List) func(WebHook) WebHo
 		w.Attributes = decodeAttributes(o, raw, bad)
 	}
 	o.finish()
+	unnamed := !named["endpointUrl"] && w.shown == ""
 	return func(old WebHook) WebHook {
+		old.unnamed = unnamed
 		if named["endpointUrl"] || w.shown != "" && w.shown != old.BaseURL() {
 			old.EndpointURL, old.shown = w.EndpointURL, w.shown
 		}

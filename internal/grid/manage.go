@@ -36,7 +36,7 @@ func (g *Grid) Put(ctx context.Context, src Source, name string, p Properties, c
 			p.Destination = p.Destination.keeping(have.Properties.Destination)
 		}
 	}
-	p.Destination.shown = ""
+	p.Destination.shown, p.Destination.unnamed = "", false
 	p = p.withDefaults()
 	var bad fault.List
 	bad.Add(ValidateName(name))

@@ -60,6 +60,10 @@ type WebHook struct {
 	// shown is what a reader was shown of an endpoint, who writes it back: it
 	// stands for the endpoint that has it. It is not stored.
 	shown string
+	// unnamed: no endpoint was written at all. Clients whose model calls
+	// endpointBaseUrl read-only leave it out of what they write back, so that too
+	// stands for the endpoint there is. It is not stored.
+	unnamed bool
 }
 
 // BaseURL is the endpoint without its query string.
@@ -80,7 +84,7 @@ func (w WebHook) batching() bool { return w.MaxEventsPerBatch > 1 }
 // keeping returns w with what readers are not shown, and so cannot write back,
 // as old has it: an endpoint's query string and the values of secret headers.
 func (w WebHook) keeping(old WebHook) WebHook {
-	if w.EndpointURL == "" && w.shown != "" && w.shown == old.BaseURL() {
+	if w.EndpointURL == "" && (w.unnamed || w.shown != "" && w.shown == old.BaseURL()) {
 		w.EndpointURL = old.EndpointURL
 	}
 	w.Attributes = slices.Clone(w.Attributes)
@@ -99,7 +103,7 @@ func (w WebHook) keeping(old WebHook) WebHook {
 
 // hides reports whether w lacks what keeping may put in.
 func (w WebHook) hides() bool {
-	return w.EndpointURL == "" && w.shown != "" ||
+	return w.EndpointURL == "" && (w.unnamed || w.shown != "") ||
 		slices.ContainsFunc(w.Attributes, func(a webhook.Attribute) bool { return a.Secret && a.Value == "" && !a.Dynamic() })
 }
 

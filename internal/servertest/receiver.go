@@ -37,6 +37,7 @@ type Receiver struct {
 	answer   func(r *http.Request, body []byte) int // nil: 200
 	requests []Request
 	got      []audit.Delivery
+	asked    int           // requests for consent
 	more     chan struct{} // closed at the next request
 }
 
@@ -76,6 +77,7 @@ func (r *Receiver) Answer(f func(r *http.Request, body []byte) int) {
 // ServeHTTP implements http.Handler.
 func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.Method == http.MethodOptions {
+		r.countAsked()
 		w.Header().Set("WebHook-Allowed-Origin", req.Header.Get("WebHook-Request-Origin"))
 		w.Header().Set("WebHook-Allowed-Rate", "*")
 		return
@@ -85,6 +87,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return // the server gave up
 	}
 	if req.Header.Get("aeg-event-type") == "SubscriptionValidation" {
+		r.countAsked()
 		var events []struct {
 			Data struct{ ValidationCode string }
 		}
@@ -101,6 +104,19 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		panic(http.ErrAbortHandler) // break the connection
 	}
 	w.WriteHeader(status)
+}
+
+func (r *Receiver) countAsked() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked++
+}
+
+// Asked is how often it was asked for its consent.
+func (r *Receiver) Asked() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked
 }
 
 func (r *Receiver) judge(req *http.Request, body []byte) int {
