@@ -21,7 +21,7 @@ cross: ## compile for the systems that are supported: static Linux binaries, mac
 	@for t in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64; do \
 		echo "cross: $$t"; CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build -trimpath -o /dev/null ./cmd/rollcall || exit 1; done
 
-test: ## run all tests with the race detector (installs mosquitto's clients and npm packages)
+test: ## run all tests with the race detector (installs mosquitto, Mbed TLS, Chromium and npm packages)
 	@scripts/setup test
 	$(GO) vet ./...
 	$(GO) test -race -timeout 10m ./...
