@@ -2,7 +2,6 @@ package arm
 
 import (
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -35,14 +34,12 @@ func systemData(created, updated time.Time) systemDataJSON {
 func (q *request) resource(status int, r resourceJSON) error {
 	q.w.Header().Set("ETag", etag(r.revision))
 	if q.r.Method == http.MethodGet || q.r.Method == http.MethodHead {
-		if have := q.r.Header.Get("If-None-Match"); have != "" && have == etag(r.revision) {
+		if lists(q.r.Header.Values("If-None-Match"), etag(r.revision)) {
 			return q.empty(http.StatusNotModified)
 		}
 	}
 	return q.json(status, r)
 }
-
-func etag(r store.Revision) string { return `"` + strconv.FormatUint(uint64(r), 10) + `"` }
 
 // condition is what If-Match and If-None-Match ask of a write.
 type condition struct {
@@ -53,17 +50,13 @@ type condition struct {
 // condition reads the conditional headers of a write. current returns the
 // resource's revision, or NotFound.
 func (q *request) condition(current func() (store.Revision, error)) (c condition, err error) {
-	if none := q.r.Header.Get("If-None-Match"); none != "" {
-		if none != "*" || q.r.Method != http.MethodPut {
-			return c, fault.New(fault.InvalidRequest, "If-None-Match is supported as '*' with PUT only.")
+	if none := q.r.Header.Values("If-None-Match"); len(none) > 0 {
+		if c, err = noneMatches(q.r.Method, none, current); err != nil {
+			return c, err
 		}
-		if _, err := current(); err == nil {
-			return c, fault.New(fault.PreconditionFailed, "The resource exists already.")
-		}
-		c.absent = true // still, when it is written
 	}
-	match := strings.TrimSpace(q.r.Header.Get("If-Match"))
-	if match == "" {
+	match := q.r.Header.Values("If-Match")
+	if len(match) == 0 {
 		return c, nil
 	}
 	rev, err := current()
@@ -73,10 +66,33 @@ func (q *request) condition(current func() (store.Revision, error)) (c condition
 	if err != nil {
 		return c, err
 	}
-	if match != "*" && match != etag(rev) {
+	if !lists(match, etag(rev)) {
 		return c, fault.New(fault.PreconditionFailed, "The resource has changed since it was read.")
 	}
 	c.revision = rev
+	return c, nil
+}
+
+// noneMatches judges If-None-Match of a write: what it names must not be there,
+// now and when the write is made.
+func noneMatches(method string, none []string, current func() (store.Revision, error)) (c condition, err error) {
+	every := len(none) == 1 && strings.TrimSpace(none[0]) == "*"
+	if every && method != http.MethodPut {
+		return c, fault.New(fault.InvalidRequest, "If-None-Match is supported as '*' with PUT only.")
+	}
+	rev, err := current()
+	switch e, ok := fault.As(err); {
+	case ok && e.Code == fault.NotFound:
+		c.absent = true
+	case err != nil:
+		return c, err
+	case every:
+		return c, fault.New(fault.PreconditionFailed, "The resource exists already.")
+	case lists(none, etag(rev)):
+		return c, fault.New(fault.PreconditionFailed, "The resource is what If-None-Match names.")
+	default:
+		c.revision = rev
+	}
 	return c, nil
 }
 
