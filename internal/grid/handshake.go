@@ -322,7 +322,7 @@ func (g *Grid) lapse(ctx context.Context, k entryKey) {
 			r.Updated = now
 			r.fail(now, "Webhook validation handshake failed for "+r.Wanted.Destination.BaseURL()+
 				". Http POST request retuned 2XX response. When a validation request is accepted without validation code in the response body, "+
-				"Http GET is expected on the validation url included in the validation event(within 10 minutes).")
+				"Http GET is expected on the validation url included in the validation event(within "+inWords(g.set.ValidationWindow)+").")
 			return &r, nil
 		})
 		if err == nil {
@@ -364,6 +364,22 @@ func (g *Grid) pause(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// inWords writes a duration as the documented messages do: "10 minutes".
+func inWords(d time.Duration) string {
+	for _, unit := range []struct {
+		d    time.Duration
+		name string
+	}{{time.Hour, "hour"}, {time.Minute, "minute"}, {time.Second, "second"}} {
+		if n := d / unit.d; n > 0 && d%unit.d == 0 {
+			if n == 1 {
+				return "1 " + unit.name
+			}
+			return fmt.Sprintf("%d %ss", n, unit.name)
+		}
+	}
+	return d.String()
 }
 
 // sentence makes text one: a capital first, a full stop last.

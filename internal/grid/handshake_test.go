@@ -74,6 +74,8 @@ func TestConfirmationWindowEnds(t *testing.T) {
 	s := f.awaitState("one", grid.Failed)
 	if s.Failure == nil || s.Failure.Code != "Url validation" || !strings.HasPrefix(s.Failure.Message, "Webhook validation handshake failed for ") {
 		t.Errorf("failure %+v", s.Failure)
+	} else if !strings.HasSuffix(s.Failure.Message, "(within 1 second).") {
+		t.Errorf("the window of 1 s is told as %q", s.Failure.Message)
 	}
 	if err := f.grid.Confirm(context.Background(), token, nil); !hasCode(err, fault.InvalidRequest) {
 		t.Errorf("late: %v", err)
