@@ -62,8 +62,8 @@ type Result struct {
 	Detail     string        // for operators; no URL, query or body
 }
 
-// OfStatus judges an HTTP status. Success is exactly 200 to 204; 400, 401, 403
-// and 413 are never retried; redirects are failures.
+// OfStatus judges an HTTP status. Success is exactly 200 to 204; 400, 401, 403,
+// 410 and 413 are never retried; redirects are failures.
 func OfStatus(status int) Result {
 	r := Result{Verdict: TryLater, Outcome: GenericError, Status: status}
 	switch status {
@@ -77,7 +77,9 @@ func OfStatus(status int) Result {
 		r.Verdict, r.Outcome = Refused, Forbidden
 	case http.StatusRequestEntityTooLarge:
 		r.Verdict, r.Outcome = Refused, PayloadTooLarge
-	case http.StatusNotFound, http.StatusGone:
+	case http.StatusGone: // HTTP 1.1 Web Hooks for Event Delivery, 2.2: the target has been retired
+		r.Verdict, r.Outcome = Refused, NotFound
+	case http.StatusNotFound:
 		r.Outcome = NotFound
 	case http.StatusRequestTimeout:
 		r.Outcome = TimedOut

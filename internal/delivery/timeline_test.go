@@ -117,7 +117,6 @@ func TestDelaysByAnswer(t *testing.T) {
 		{"302", delivery.OfStatus(302), 10 * time.Second},
 		{"205", delivery.OfStatus(205), 10 * time.Second},
 		{"404", delivery.OfStatus(404), 10 * time.Second},
-		{"410", delivery.OfStatus(410), 10 * time.Second},
 		{"429", delivery.OfStatus(429), 10 * time.Second},
 		{"408", delivery.OfStatus(408), 2 * time.Minute},
 		{"503", delivery.OfStatus(503), 30 * time.Second},
@@ -128,6 +127,7 @@ func TestDelaysByAnswer(t *testing.T) {
 		{"400", delivery.OfStatus(400), 0},
 		{"401", delivery.OfStatus(401), 0},
 		{"403", delivery.OfStatus(403), 0},
+		{"410", delivery.OfStatus(410), 0}, // Web Hooks for Event Delivery, 2.2
 		{"413", delivery.OfStatus(413), 0},
 		{"200", delivery.OfStatus(200), 0},
 		{"204", delivery.OfStatus(204), 0},

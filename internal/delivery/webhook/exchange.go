@@ -3,7 +3,9 @@ package webhook
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -11,6 +13,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"rollcall/internal/delivery"
 )
@@ -181,7 +184,55 @@ func outcome(ctx context.Context, err error) delivery.Result {
 		errors.As(err, &timeout) && timeout.Timeout():
 		r.Outcome, r.Detail = delivery.TimedOut, "no answer in time"
 	case errors.As(err, &cert):
-		r.Detail = "the server's certificate is not trusted"
+		r.Detail = distrust(cert.Err)
+	default:
+		r.Detail = unconnected(err)
 	}
 	return r
+}
+
+// distrust says why a certificate was not taken. Hosts and CAs are named; no
+// URL is.
+func distrust(err error) string {
+	var (
+		authority x509.UnknownAuthorityError
+		name      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+	)
+	switch {
+	case errors.As(err, &authority):
+		if c := authority.Cert; c != nil {
+			return fmt.Sprintf("the server's certificate is from a CA that is not trusted here (%.200q)", c.Issuer.String())
+		}
+		return "the server's certificate is from a CA that is not trusted here"
+	case errors.As(err, &name):
+		return fmt.Sprintf("the server's certificate is not for %.253s", name.Host)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil:
+		return fmt.Sprintf("the server's certificate is valid from %s to %s only",
+			invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return fmt.Sprintf("the server's certificate is not trusted: %.200s", err)
+}
+
+// unconnected says how far a connection came, and to where.
+func unconnected(err error) string {
+	var (
+		op     *net.OpError
+		header tls.RecordHeaderError
+	)
+	to := ""
+	if errors.As(err, &op) && op.Addr != nil {
+		to = " " + op.Addr.String()
+	}
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "the connection is refused at" + to
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "there is no way to" + to
+	case errors.As(err, &header), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return "the server does not speak TLS at that port"
+	case op != nil && op.Op == "remote error": // an alert of TLS
+		return fmt.Sprintf("the server refuses the TLS connection: %.200s", op.Err)
+	}
+	return "connection failed"
 }

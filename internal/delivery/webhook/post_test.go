@@ -254,7 +254,7 @@ func TestAnswers(t *testing.T) {
 		{307, delivery.TryLater, delivery.GenericError}, {400, delivery.Refused, delivery.BadRequest},
 		{401, delivery.Refused, delivery.Unauthorized}, {403, delivery.Refused, delivery.Forbidden},
 		{404, delivery.TryLater, delivery.NotFound}, {408, delivery.TryLater, delivery.TimedOut},
-		{410, delivery.TryLater, delivery.NotFound}, {413, delivery.Refused, delivery.PayloadTooLarge},
+		{410, delivery.Refused, delivery.NotFound}, {413, delivery.Refused, delivery.PayloadTooLarge},
 		{429, delivery.TryLater, delivery.Busy}, {500, delivery.TryLater, delivery.GenericError},
 		{503, delivery.TryLater, delivery.Busy},
 	} {

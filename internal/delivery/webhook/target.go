@@ -18,8 +18,8 @@ var errTarget = errors.New("the address is not an allowed webhook target")
 type Rules struct {
 	// AllowHTTP permits http:// endpoints. Otherwise only https:// is.
 	AllowHTTP bool
-	// AllowPrivate permits loopback, private and shared (100.64.0.0/10)
-	// addresses. Link-local, multicast, unspecified, broadcast and cloud
+	// AllowPrivate permits loopback, private (fec0::/10 too) and shared
+	// (100.64.0.0/10) addresses. Link-local, multicast, unspecified, broadcast and cloud
 	// metadata addresses are never permitted.
 	AllowPrivate bool
 }
@@ -92,20 +92,31 @@ var metadata = [...]netip.Addr{
 	netip.AddrFrom4([4]byte{100, 100, 100, 200}),                           // Alibaba
 	netip.AddrFrom4([4]byte{192, 0, 0, 192}),                               // Oracle
 	netip.AddrFrom16([16]byte{0xfd, 0x00, 0x0e, 0xc2, 14: 0x02, 15: 0x54}), // AWS
+	netip.AddrFrom16([16]byte{0xfd, 0x20, 0x00, 0xce, 14: 0x02, 15: 0x54}), // Google
+	netip.AddrFrom16([16]byte{0xfd, 0x00, 0x00, 0x42, 15: 0x42}),           // Scaleway
 }
 
 var (
-	shared    = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, 0, 0}), 10)
-	thisNet   = netip.PrefixFrom(netip.AddrFrom4([4]byte{0, 0, 0, 0}), 8)
-	reserved  = netip.PrefixFrom(netip.AddrFrom4([4]byte{240, 0, 0, 0}), 4)
-	nat64     = netip.PrefixFrom(netip.AddrFrom16([16]byte{0x00, 0x64, 0xff, 0x9b}), 96)
-	sixToFour = netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 0x02}), 16)
+	shared     = netip.MustParsePrefix("100.64.0.0/10")
+	thisNet    = netip.MustParsePrefix("0.0.0.0/8")
+	protocolV4 = netip.MustParsePrefix("192.0.0.0/24") // RFC 6890
+	reserved   = netip.MustParsePrefix("240.0.0.0/4")
+
+	// Of IPv6 what is global unicast may be dialled (RFC 4291, 2.4), and private
+	// addresses where those may be; all else is refused, such as ::a.b.c.d,
+	// ::ffff:0:a.b.c.d, the translation of 64:ff9b:1::/48, whose IPv4 address
+	// cannot be told from the outside, and what is not assigned yet.
+	globalUnicast = netip.MustParsePrefix("2000::/3")
+	siteLocal     = netip.MustParsePrefix("fec0::/10")
+	protocolV6    = netip.MustParsePrefix("2001::/23") // Teredo (2001::/32) and others that are no hosts, RFC 6890
+	nat64         = netip.MustParsePrefix("64:ff9b::/96")
+	sixToFour     = netip.MustParsePrefix("2002::/16")
 )
 
 // check returns an errTarget unless ip may be dialled.
 func (r Rules) check(ip netip.Addr) error {
 	ip = ip.Unmap().WithZone("")
-	switch { // addresses that carry an IPv4 address are judged by it too
+	switch { // addresses that carry an IPv4 address are judged by that
 	case nat64.Contains(ip):
 		b := ip.As16()
 		return r.check(netip.AddrFrom4([4]byte(b[12:])))
@@ -119,22 +130,28 @@ func (r Rules) check(ip netip.Addr) error {
 		}
 	}
 	switch {
-	case !ip.IsValid(), ip.IsUnspecified(), ip.Is4() && thisNet.Contains(ip):
+	case !ip.IsValid(), ip.IsUnspecified(), thisNet.Contains(ip):
 		return fmt.Errorf("%w (unspecified)", errTarget)
 	case ip.IsLinkLocalUnicast(), ip.IsLinkLocalMulticast():
 		return fmt.Errorf("%w (link-local)", errTarget)
 	case ip.IsMulticast(), ip.IsInterfaceLocalMulticast():
 		return fmt.Errorf("%w (multicast)", errTarget)
-	case ip.Is4() && reserved.Contains(ip):
+	case reserved.Contains(ip), protocolV4.Contains(ip), protocolV6.Contains(ip):
 		return fmt.Errorf("%w (reserved)", errTarget)
+	case ip.Is6() && !globalUnicast.Contains(ip) && !ip.IsLoopback() && !private(ip):
+		return fmt.Errorf("%w (not global unicast)", errTarget)
 	case r.AllowPrivate:
 		return nil
 	case ip.IsLoopback():
 		return fmt.Errorf("%w (loopback)", errTarget)
-	case ip.IsPrivate(), ip.Is4() && shared.Contains(ip):
+	case private(ip):
 		return fmt.Errorf("%w (private)", errTarget)
 	}
 	return nil
+}
+
+func private(ip netip.Addr) bool {
+	return ip.IsPrivate() || shared.Contains(ip) || siteLocal.Contains(ip)
 }
 
 // control is called with every address that is about to be dialled, after
