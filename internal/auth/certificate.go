@@ -8,6 +8,7 @@ import (
 	"encoding/asn1"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -38,8 +39,9 @@ func ParseSource(s string) (Source, bool) {
 
 // CertificateNames returns the values of one field of a certificate in the
 // order in which they stand there, none if the field is missing. A subject has
-// several forms: the distinguished name as in RFC 4514, the same with a blank
-// after each comma, and the common name. Addresses are in their canonical text.
+// several forms: the distinguished name as in RFC 4514 (the last part first), the
+// same in the certificate's own order, each also with a blank after each comma,
+// and the common name, unless that spells a distinguished name. Addresses are in their canonical text.
 func CertificateNames(c *x509.Certificate, s Source) []string {
 	var names []string
 	switch s {
@@ -78,25 +80,39 @@ func subjectNames(c *x509.Certificate) []string {
 	if rest, err := asn1.Unmarshal(c.RawSubject, &seq); err != nil || len(rest) != 0 || len(seq) == 0 {
 		return nil
 	}
-	dn := seq.String()
-	names := []string{dn}
-	if spaced := spacedDN(seq); spaced != dn {
-		names = append(names, spaced)
+	parts := make([]string, len(seq)) // in the certificate's order
+	for i := range seq {
+		parts[i] = pkix.RDNSequence{seq[i]}.String()
 	}
-	if cn := c.Subject.CommonName; cn != "" {
+	reversed := slices.Clone(parts)
+	slices.Reverse(reversed)
+	var names []string
+	for _, order := range [][]string{reversed, parts} {
+		for _, comma := range []string{",", ", "} {
+			if dn := strings.Join(order, comma); !slices.Contains(names, dn) {
+				names = append(names, dn)
+			}
+		}
+	}
+	if cn := c.Subject.CommonName; cn != "" && !spellsDN(cn) {
 		names = append(names, cn)
 	}
 	return names
 }
 
-// spacedDN writes a distinguished name with ", " between its parts, as some
-// tools print it.
-func spacedDN(seq pkix.RDNSequence) string {
-	parts := make([]string, 0, len(seq))
-	for i := len(seq) - 1; i >= 0; i-- {
-		parts = append(parts, pkix.RDNSequence{seq[i]}.String())
+// spellsDN reports whether a common name reads like a distinguished name. It must
+// not count as one: who may choose the CN of a certificate may not be able to
+// choose the other parts, and would pass for a client that is known by them.
+func spellsDN(cn string) bool {
+	kind, _, ok := strings.Cut(cn, "=")
+	if !ok {
+		return false
 	}
-	return strings.Join(parts, ", ")
+	switch strings.ToUpper(strings.TrimSpace(kind)) { // as pkix writes them
+	case "C", "O", "OU", "CN", "SERIALNUMBER", "L", "ST", "STREET", "POSTALCODE":
+		return true
+	}
+	return strings.Trim(kind, " .0123456789") == "" // an object identifier
 }
 
 // CanonicalAddress returns the canonical text of an IP address, an IPv4 address

@@ -52,7 +52,10 @@ func TestCertificateNames(t *testing.T) {
 		src  Source
 		want []string
 	}{
-		{full, Subject, []string{`CN=dev\, one,O=Acme,C=DE`, `CN=dev\, one, O=Acme, C=DE`, "dev, one"}},
+		{full, Subject, []string{
+			`CN=dev\, one,O=Acme,C=DE`, `CN=dev\, one, O=Acme, C=DE`,
+			`C=DE,O=Acme,CN=dev\, one`, `C=DE, O=Acme, CN=dev\, one`, "dev, one",
+		}},
 		{full, DNS, []string{"one.example", "two.example"}},
 		{full, Email, []string{"one@example.com"}},
 		{full, URI, []string{"spiffe://fleet/Device1"}},
@@ -140,4 +143,17 @@ func FuzzCanonicalAddress(f *testing.F) {
 			t.Fatalf("%q is %q, whose canonical form is %q", s, a, again)
 		}
 	})
+}
+
+// A common name that spells a distinguished name is not one.
+func TestCommonNameThatSpellsADistinguishedName(t *testing.T) {
+	for cn, counts := range map[string]bool{
+		"CN=dev1,O=Acme": false, "cn=dev1, o=Acme": false, "O=Acme,CN=dev1": false, "1.2.840.113549.1.9.1=#1301": false,
+		" OU = x": false, "dev1": true, "dev=1": true, "=": false, "a,O=Acme": true,
+	} {
+		c := selfSigned(t, func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: cn} })
+		if got := slices.Contains(CertificateNames(c, Subject), cn); got != counts {
+			t.Errorf("the CN %q counts as a name: %v, want %v", cn, got, counts)
+		}
+	}
 }
