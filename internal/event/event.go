@@ -54,7 +54,7 @@ func AppendString(dst []byte, s string) []byte {
 		dst = append(dst, s...)
 		return append(dst, '"')
 	}
-	q, err := marshalNoEscape(s)
+	q, err := Marshal(s)
 	if err != nil { // a string always marshals
 		panic(fmt.Sprintf("event: marshal string: %v", err))
 	}

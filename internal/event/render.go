@@ -51,7 +51,9 @@ func (e *Event) AppendEventGrid(dst []byte) []byte {
 	return append(dst, `,"metadataVersion":"1"}`...)
 }
 
-func marshalNoEscape(v any) ([]byte, error) {
+// Marshal is json.Marshal for what leaves the server: &, < and > stay as they
+// are, so that a URL can be copied from wherever it is shown.
+func Marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)

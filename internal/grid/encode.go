@@ -83,7 +83,7 @@ func (s Subscription) PropertiesJSON() (json.RawMessage, error) {
 	if p.DeadLetterDirectory != "" || p.Paused {
 		out.Own = &ownJSON{p.DeadLetterDirectory, p.Paused}
 	}
-	return json.Marshal(out)
+	return event.Marshal(out)
 }
 
 // AttributesJSON is the value of the reply that reveals all delivery
@@ -93,7 +93,7 @@ func (s Subscription) AttributesJSON() (json.RawMessage, error) {
 	if list == nil {
 		list = []attributeJSON{}
 	}
-	return json.Marshal(list)
+	return event.Marshal(list)
 }
 
 // FullURL is the endpoint URL with its query string. It is a secret.

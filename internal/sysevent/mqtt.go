@@ -4,7 +4,6 @@
 package sysevent
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -124,7 +123,7 @@ func appendValue(dst []byte, v any) ([]byte, error) {
 	if s, ok := v.(string); ok {
 		return event.AppendString(dst, s), nil
 	}
-	value, err := json.Marshal(v)
+	value, err := event.Marshal(v)
 	return append(dst, value...), err
 }
 

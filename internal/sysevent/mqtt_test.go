@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -142,4 +143,15 @@ func compact(t *testing.T, p []byte) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// Arrays in attributes keep their characters, as strings do.
+func TestAttributesAreNotEscapedForHTML(t *testing.T) {
+	e, err := sysevent.ClientCreatedOrUpdated(sysevent.Namespace{}, sysevent.Stamp{}, sysevent.Client{Attributes: map[string]any{"list": []string{"a&b", "<c>"}, "text": "<&>"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `"attributes":{"list":["a&b","<c>"],"text":"<&>"}`; !strings.Contains(string(e.Data), want) {
+		t.Errorf("%s, want %s", e.Data, want)
+	}
 }

@@ -58,7 +58,7 @@ func (d *Destination) Ask(ctx context.Context, q Question) Answer {
 // askEvent is the handshake of the Event Grid schema: an event with a code,
 // which the answer repeats.
 func (d *Destination) askEvent(ctx context.Context, q Question) Answer {
-	data, err := json.Marshal(struct {
+	data, err := event.Marshal(struct {
 		Code string `json:"validationCode"`
 		URL  string `json:"validationUrl"`
 	}{q.Code, q.Callback})
@@ -185,7 +185,7 @@ func (d *Destination) announce(h http.Header, kind, subscription string, e *even
 // Farewell tells the endpoint that its subscription is deleted: one attempt,
 // whose outcome only says whether it was taken.
 func (d *Destination) Farewell(ctx context.Context, name, topic, subscriptionID, eventID string, now time.Time) delivery.Result {
-	data, err := json.Marshal(struct {
+	data, err := event.Marshal(struct {
 		ID string `json:"eventSubscriptionId"`
 	}{subscriptionID})
 	if err != nil {

@@ -124,3 +124,19 @@ func TestTargets(t *testing.T) {
 		}
 	}
 }
+
+// A validation URL leaves as it is, so that it can be copied from a log of the
+// receiver.
+func TestValidationURLIsNotEscapedForHTML(t *testing.T) {
+	got := make(chan string, 1)
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- string(body)
+	}))
+	defer s.Close()
+	const url = "http://127.0.0.1/validate?id=1&token=<2>"
+	destination(t, newClient(t, webhook.Options{Rules: local}), s.URL, event.EventGrid).Ask(t.Context(), webhook.Question{Callback: url, Now: time.Now()})
+	if body := <-got; !strings.Contains(body, `"validationUrl":"`+url+`"`) {
+		t.Errorf("sent %s, want the URL %s", body, url)
+	}
+}
