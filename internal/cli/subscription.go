@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"rollcall/internal/fault"
 )
 
 // subscriptionJSON is an event subscription with what became of it.
@@ -51,6 +53,19 @@ func (s subscriptionJSON) state() string {
 		return s.State + ", paused"
 	}
 	return s.State
+}
+
+// exists says what may be done instead of creating s once more.
+func (s subscriptionJSON) exists() error {
+	if s.State != "Failed" {
+		return fmt.Errorf("event subscription %s exists; change it with rollcall event-subscription update", s.Name)
+	}
+	why := ""
+	if s.Failure != nil {
+		why = ": " + s.Failure.Message
+	}
+	return fmt.Errorf("event subscription %[1]s exists, and its endpoint has not consented%[2]s\n"+
+		"To ask the endpoint again, which changes nothing else: rollcall event-subscription update %[1]s --endpoint URL", s.Name, why)
 }
 
 func (s subscriptionJSON) lastError() string {
@@ -235,8 +250,13 @@ func subCreate(t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := a.get(cmd.Context(), a.arm(armSubscription(args[0])), nil); err == nil {
-				return fmt.Errorf("event subscription %s exists; change it with rollcall event-subscription update", args[0])
+			var have subscriptionJSON
+			err = a.get(cmd.Context(), sideSubscriptions+"/"+url.PathEscape(args[0]), &have)
+			if err == nil {
+				return have.exists()
+			}
+			if e, ok := fault.As(err); !ok || e.Code != fault.NotFound {
+				return err
 			}
 			if _, err := a.do(cmd.Context(), http.MethodPut, a.arm(armSubscription(args[0])), map[string]any{"properties": p}, nil); err != nil {
 				return err
