@@ -265,20 +265,6 @@ func roots(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// publicURL is how subscribers reach us.
-func (s *Server) publicURL() string {
-	if s.cfg.Webhook.PublicURL != "" {
-		return s.cfg.Webhook.PublicURL
-	}
-	e := s.Endpoints()
-	for _, list := range [][]string{e.HTTPS, e.HTTP} {
-		if len(list) > 0 {
-			return list[0]
-		}
-	}
-	return ""
-}
-
 func (s *Server) openClients(ctx context.Context) (err error) {
 	ev := &events{grid: s.grid, source: s.source(), namespace: sysevent.Namespace{
 		Name: s.cfg.Resource.Namespace, ID: s.cfg.Resource.NamespaceID(),
@@ -407,7 +393,8 @@ func (s *Server) mqttHost() string {
 }
 
 func (s *Server) httpHost() string {
-	u, err := url.Parse(s.publicURL())
+	base, _ := s.publicURL("")
+	u, err := url.Parse(base)
 	if err != nil {
 		return ""
 	}

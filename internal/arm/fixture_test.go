@@ -77,7 +77,7 @@ func newFixture(t testing.TB, change ...func(*arm.Options)) *fixture {
 	set.ValidationPause = time.Millisecond
 	f.grid, err = grid.Open(grid.Options{
 		Engine: m, Dispatcher: d, Webhooks: hooks, Clock: still{}, Settings: set, DeadLetters: true,
-		BaseURL: func() string { return f.base },
+		BaseURL: func(string) (string, string) { return f.base, "" },
 	})
 	f.must(err)
 	f.registry, err = registry.Open(t.Context(), registry.Options{

@@ -71,7 +71,7 @@ func (f *fixture) open() {
 	}
 	f.grid, err = grid.Open(grid.Options{
 		Engine: f.engine, Dispatcher: f.d, Webhooks: hooks, Settings: f.set, DeadLetters: true, Clock: f.clock,
-		BaseURL:    func() string { return f.base },
+		BaseURL:    func(string) (string, string) { return f.base, "" },
 		EventTypes: func(grid.Source) []string { return f.types },
 	})
 	if err != nil {

@@ -93,9 +93,10 @@ type Options struct {
 	NewID func() string
 	// NewToken makes the secrets of validation URLs. Default: 32 random bytes in hexadecimal.
 	NewToken func() string
-	// BaseURL is where our own validation URLs are served, without a slash at
-	// the end. Nil or "": endpoints can't be told of a URL and must consent themselves.
-	BaseURL func() string
+	// BaseURL is where our own validation URLs are served for an endpoint, without
+	// a slash at the end, and the file of the CA certificate that whoever opens
+	// them has to trust, if any. Nil or "": endpoints can't be told of a URL and must consent themselves.
+	BaseURL func(endpoint string) (base, trust string)
 	// EventTypes lists the event types that a source can emit. Nil, and a nil
 	// answer: any.
 	EventTypes func(Source) []string
@@ -115,7 +116,7 @@ type Grid struct {
 	set         Settings
 	newID       func() string
 	newToken    func() string
-	baseURL     func() string
+	baseURL     func(endpoint string) (base, trust string)
 	eventTypes  func(Source) []string
 	deadLetters bool
 	metrics     *metrics
@@ -158,7 +159,7 @@ func Open(o Options) (*Grid, error) {
 		o.NewToken = randomToken
 	}
 	if o.BaseURL == nil {
-		o.BaseURL = func() string { return "" }
+		o.BaseURL = func(string) (string, string) { return "", "" }
 	}
 	if o.EventTypes == nil {
 		o.EventTypes = func(Source) []string { return nil }

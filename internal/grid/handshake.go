@@ -123,7 +123,7 @@ func (g *Grid) current(k entryKey, hash string) *record {
 
 // callback is the URL at which a person can give the endpoint's consent.
 func (g *Grid) callback(rec *record, code, token string, now time.Time) string {
-	base := g.baseURL()
+	base, _ := g.baseURL(string(rec.Wanted.Destination.EndpointURL))
 	if base == "" {
 		return ""
 	}
@@ -173,12 +173,16 @@ func (g *Grid) conclude(ctx context.Context, rec *record, hash string, a webhook
 		r.Updated = now
 		r.tell(now, sentence(a.Detail))
 		base := r.Wanted.Destination.BaseURL()
+		ours, trust := g.baseURL(string(r.Wanted.Destination.EndpointURL))
 		switch {
 		case a.Consent == webhook.Granted:
 			r.grant(now, a.Rate)
-		case a.Consent == webhook.Awaiting && g.baseURL() != "":
+		case a.Consent == webhook.Awaiting && ours != "":
 			r.State, r.Deadline = AwaitingManualAction, g.clock.Steady().Add(g.set.ValidationWindow)
 			r.tell(now, fmt.Sprintf("Waiting until %s for a GET of the validation URL that was sent to the endpoint.", event.FormatTime(r.Deadline)))
+			if trust != "" {
+				r.tell(now, "That URL is served under a CA of this server's own: whoever opens it has to trust "+trust+".")
+			}
 		case a.Consent == webhook.Awaiting && r.Wanted.Schema == event.EventGrid:
 			r.fail(now, "Webhook validation handshake failed for "+base+". The endpoint answered without the validation code, and there is no address at which it could be confirmed by hand.")
 		default:
