@@ -26,7 +26,7 @@ func (l *eventLog) surplus() []*cut {
 		l.sealAll(func(*segment) bool { return true })
 	}
 	low := l.limit - min(l.limit/trimShare, mostTrimmedBeyond)
-	return l.take(func(s *segment) bool { return l.size-l.cutting > low })
+	return l.take(func(*segment) bool { return l.size-l.cutting > low }, func() bool { return l.size-l.cutting <= low })
 }
 
 // trimOld deletes what was accepted too long ago, and whatever the store has
@@ -36,25 +36,31 @@ func (l *eventLog) trimOld() {
 	old := func(s *segment) bool { return s.newest < oldest }
 	l.mu.Lock()
 	l.sealAll(old)
-	cuts := l.take(old)
+	cuts := l.take(old, func() bool { return false })
 	cuts = append(cuts, l.surplus()...)
 	l.mu.Unlock()
 	l.submit(cuts)
 }
 
-// take takes segments off the front while they are to go. The log is locked.
-func (l *eventLog) take(goes func(*segment) bool) []*cut {
+// take takes segments off the front of their logs: those that go, until it is
+// enough. What is behind one that stays, stays too, however it is dated: only
+// all that a log has up to some position can be deleted. The log is locked.
+func (l *eventLog) take(goes func(*segment) bool, enough func() bool) []*cut {
 	var cuts []*cut
 	by := map[*logPart]*cut{}
+	stay := map[*logPart]bool{}
+	kept := 0 // in front of those that are not looked at yet
 	n := 0
-	for ; n < len(l.sealed); n++ {
+	for ; n < len(l.sealed) && !enough(); n++ {
 		s := l.sealed[n]
 		if s.deleted { // by a later cut, while the store refused its own
-			l.sealed[n] = nil
 			continue
 		}
-		if !goes(s) {
-			break
+		if stay[s.log] || !goes(s) {
+			stay[s.log] = true
+			l.sealed[kept] = s
+			kept++
+			continue
 		}
 		c := by[s.log]
 		if c == nil {
@@ -67,9 +73,12 @@ func (l *eventLog) take(goes func(*segment) bool) []*cut {
 		c.bytes += s.bytes
 		c.end = max(c.end, s.end)
 		l.cutting += s.bytes
-		l.sealed[n] = nil
 	}
-	l.sealed = l.sealed[n:]
+	// Those that were kept go next to the rest; from the front, as a rule, where
+	// there is nothing to be moved.
+	copy(l.sealed[n-kept:n], l.sealed[:kept])
+	clear(l.sealed[:n-kept])
+	l.sealed = l.sealed[n-kept:]
 	return cuts
 }
 

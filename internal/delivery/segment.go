@@ -287,10 +287,27 @@ func (l *eventLog) restored(p *logPart) bool {
 func (l *eventLog) loaded() {
 	l.mu.Lock()
 	l.ready = true
-	slices.SortStableFunc(l.sealed, func(a, b *segment) int { return cmp.Compare(a.first, b.first) })
+	l.sort()
 	cuts := l.surplus()
 	l.mu.Unlock()
 	l.submit(cuts)
+}
+
+// sort puts the sealed segments in the order in which they are to go: by when
+// they began, and within a log by position. If the clock was set back between
+// two starts, a segment counts as no older than those before it in its log,
+// which a deletion of it would take along. The log is locked.
+func (l *eventLog) sort() {
+	latest := make(map[*logPart]int64)
+	began := make(map[*segment]int64, len(l.sealed))
+	for _, s := range l.sealed { // each log's are in order of position
+		at, ok := latest[s.log]
+		if !ok || s.first > at {
+			at = s.first
+		}
+		latest[s.log], began[s] = at, at
+	}
+	slices.SortStableFunc(l.sealed, func(a, b *segment) int { return cmp.Compare(began[a], began[b]) })
 }
 
 // collect adds the records of segments that were sealed; when final, of all.
