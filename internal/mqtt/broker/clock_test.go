@@ -203,3 +203,24 @@ func small(t *testing.T, c *peer.Conn) net.Conn {
 	}
 	return tcp
 }
+
+// A connection that has ended is closed soon, also if its client does not close
+// its side and an earlier deadline of it comes in between.
+func TestLingeringEndsDespiteEarlierDeadline(t *testing.T) {
+	for _, transport := range []string{"tcp", "tls", "ws"} {
+		t.Run(transport, func(t *testing.T) {
+			hand := handClock()
+			s := start(t, settings{broker: broker.Options{Clock: hand}})
+			for range 10 {
+				c := s.open(transport, packet.V5)
+				hand.Advance(9500 * time.Millisecond) // CONNECT must come within 10 s
+				send(t, c, &packet.Pingreq{})         // instead of it
+				closed(t, c)
+				hand.Advance(700 * time.Millisecond)
+				if !eventuallyWithin(10*time.Second, func() bool { hand.Advance(200 * time.Millisecond); return s.b.Connections() == 0 }) {
+					t.Fatal("the connection stays open")
+				}
+			}
+		})
+	}
+}

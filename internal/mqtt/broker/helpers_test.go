@@ -257,8 +257,10 @@ func certificates(t testing.TB) (server, client *tls.Config) {
 }
 
 // eventually waits for a condition that nothing announces.
-func eventually(ok func() bool) bool {
-	for end := time.Now().Add(patience); time.Now().Before(end); runtime.Gosched() {
+func eventually(ok func() bool) bool { return eventuallyWithin(patience, ok) }
+
+func eventuallyWithin(d time.Duration, ok func() bool) bool {
+	for end := time.Now().Add(d); time.Now().Before(end); runtime.Gosched() {
 		if ok() {
 			return true
 		}

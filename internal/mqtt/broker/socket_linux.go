@@ -468,6 +468,8 @@ func (s *socket) discard(r *round) {
 	gone := s.gone
 	if !unsaid && !begun && !gone {
 		s.linger = r.now.Mono + lingerTimeout
+	}
+	if s.linger != 0 { // each time: the wheel may have woken us for an earlier deadline
 		s.b.wheel.schedule(&s.conn, s.linger)
 	}
 	late := begun && r.now.Mono >= s.linger
