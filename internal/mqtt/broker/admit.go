@@ -32,7 +32,7 @@ type applicant struct {
 func (c *conn) judge(r *round, id string, p *packet.Connect, expiry uint32, settled func()) {
 	a := &applicant{c: c, id: id, connect: p, expiry: expiry, settled: settled}
 	defer a.guard(r)
-	if !c.borrow(connectSize(p)) {
+	if !c.borrowConnect(p) {
 		c.turnAway(r, "memory", packet.ServerBusy, "too much is held for clients that are not let in")
 		settled()
 		return
@@ -173,7 +173,7 @@ func (c *conn) claim(who Identity, p *packet.Connect, expiry uint32, settled fun
 func (c *conn) hired(r *round, h Hold, who Identity, e *entry) {
 	c.mu.Lock()
 	c.hold = h
-	c.borrowLocked(0)
+	c.repay()
 	over := c.s.Ended() // only a fault of ours ends it before it is admitted
 	c.mu.Unlock()
 	if over {

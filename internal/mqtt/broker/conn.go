@@ -57,7 +57,8 @@ type conn struct {
 	tells     bool           // the owner is to publish the Will
 	held      bool           // the Will waits in the box
 	traced    bool           // that the client was not let in
-	borrowed  int            // bytes out of the budget for those who are not let in
+	repaid    bool           // borrows nothing any more
+	borrowed  loan           // bytes out of the budget for those who are not let in
 	shared    filters        // of shared subscriptions, if there is no box
 	waiting   chan struct{}  // somebody waits for room
 
@@ -352,7 +353,9 @@ func (c *conn) wrapUp(r *round, err error) (lastWords bool) {
 		c.refused("memory", 0, false, err.Error())
 	}
 	c.traceRejection()
-	c.borrow(0)
+	c.mu.Lock()
+	c.repay()
+	c.mu.Unlock()
 	c.dissolve(r)
 	return lastWords
 }

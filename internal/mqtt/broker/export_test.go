@@ -27,3 +27,6 @@ func (b *Broker) Idle(id string) bool {
 		return (id == "" || c.name.id == id) && (c.writing || c.stall.since != 0)
 	})) == 0
 }
+
+// LentToStrangers is how much is held for clients that are not let in.
+func (b *Broker) LentToStrangers() int64 { return b.strangers.used.Load() }

@@ -131,3 +131,38 @@ func TestStrangersHoldLittle(t *testing.T) {
 		})
 	}
 }
+
+// What clients have sent behind a CONNECT that is being judged counts beside the
+// CONNECT, in whichever order the two are noted.
+func TestBytesBehindConnectCount(t *testing.T) {
+	for name, sizes := range map[string][2]int{"small CONNECT": {10, 60_000}, "large CONNECT": {60_000, 10}} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, settings{broker: broker.Options{UnadmittedBytes: 1 << 20}})
+			release := make(chan struct{})
+			s.gate.slow = true
+			s.gate.set(func(context.Context, broker.Credentials) (broker.Identity, error) {
+				<-release
+				return broker.Identity{}, &broker.Refusal{Code: packet.NotAuthorized, Text: "no"}
+			})
+			for i := range 40 {
+				c := s.open("tcp", packet.V5)
+				will := &packet.Will{Topic: []byte("w"), Payload: make([]byte, sizes[0])}
+				connect := encode(t, packet.V5, &packet.Connect{Version: packet.V5, ClientID: fmt.Sprint("c", i), Will: will})
+				// Of a PUBLISH of 1,000,000 bytes.
+				part := append([]byte{0x30, 0xc0, 0x84, 0x3d, 0, 1, 't', 0}, make([]byte, sizes[1])...)
+				_ = c.Write(append(connect, part...)) // it fails when the server has closed
+			}
+			refused := eventuallyWithin(5*time.Second, func() bool { return s.metric("rollcall_mqtt_refusals_total", "memory") >= 20 })
+			if n := s.metric("rollcall_mqtt_refusals_total", "memory"); !refused || n > 30 {
+				t.Errorf("%v of 40 that hold 60 kB each were refused, of a budget of 1 MiB", n)
+			}
+			close(release)
+			if !eventually(func() bool { return s.b.Connections() == 0 }) {
+				t.Fatal("clients that were refused are connected")
+			}
+			if n := s.b.LentToStrangers(); n != 0 {
+				t.Errorf("%d bytes are lent when everybody has gone", n)
+			}
+		})
+	}
+}

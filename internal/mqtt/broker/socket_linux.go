@@ -44,6 +44,7 @@ type socket struct {
 
 // admit implements link.
 func (s *socket) admit(_ *round, id string, p *packet.Connect, expiry uint32) {
+	s.borrow(0) // what has arrived became p; the loop counts what is behind it
 	s.b.admissions.submit(func() {
 		r := s.b.begin()
 		defer s.b.done(r)
@@ -316,7 +317,7 @@ func (s *socket) readOn(r *round) error {
 		data := buf[:have+n]
 		used, v := s.handle(r, data)
 		s.keep(data[used:])
-		if len(s.rest) > 0 && !s.borrow(len(s.rest)) {
+		if n := s.unhandled(); n > 0 && !s.borrow(n) {
 			return errTooMuch
 		}
 		if v == starved {
@@ -327,6 +328,15 @@ func (s *socket) readOn(r *round) error {
 		}
 	}
 	return nil
+}
+
+// unhandled is how many bytes have arrived that were not handled.
+func (s *socket) unhandled() int {
+	n := len(s.rest)
+	if s.tls != nil {
+		n += len(s.tls.in)
+	}
+	return n
 }
 
 // keep remembers what was not handled.

@@ -33,26 +33,51 @@ func (b *budget) take(n int64, large bool) bool {
 	return true
 }
 
-// borrow makes n bytes what is held for c while it is not let in, and reports
-// whether there is room. It is the owner's, and called without the lock.
+// loan is what a connection has of the budget: a client may have sent more while
+// its CONNECT is judged.
+type loan struct {
+	rest    int // bytes that have arrived and are not handled
+	connect int // the CONNECT that is being judged
+}
+
+func (l loan) size() int { return l.rest + l.connect }
+
+// borrow makes n bytes what has arrived on c and is not handled, while it is not
+// let in, and reports whether there is room. It is the owner's, and called without
+// the lock.
 func (c *conn) borrow(n int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.s.Online() || c.s.Ended() {
-		n = 0
-	}
-	return c.borrowLocked(n)
+	return c.borrowLocked(loan{n, c.borrowed.connect})
 }
 
-func (c *conn) borrowLocked(n int) bool {
-	more := n - c.borrowed
-	if more > 0 && !c.b.strangers.take(int64(more), n > strangerBytes) {
+// borrowConnect does the same for the CONNECT.
+func (c *conn) borrowConnect(p *packet.Connect) bool {
+	n := connectSize(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.borrowLocked(loan{c.borrowed.rest, n})
+}
+
+// repay ends the loan for good: the client is let in, or has gone, perhaps before
+// its CONNECT was judged. The caller holds the lock.
+func (c *conn) repay() {
+	c.repaid = true
+	c.borrowLocked(loan{})
+}
+
+func (c *conn) borrowLocked(l loan) bool {
+	if c.repaid || c.s.Ended() {
+		l = loan{}
+	}
+	more := l.size() - c.borrowed.size()
+	if more > 0 && !c.b.strangers.take(int64(more), max(l.rest, l.connect) > strangerBytes) {
 		return false
 	}
 	if more < 0 {
 		c.b.strangers.used.Add(int64(more))
 	}
-	c.borrowed = n
+	c.borrowed = l
 	return true
 }
 
