@@ -108,7 +108,7 @@ func newEngine(o Options) *Engine {
 	e.wake.L = &e.mu
 	e.views.idle = make(chan struct{})
 	e.ballast = &ballast{fs: o.FS, dir: o.Dir, size: o.Reserve / 4}
-	e.disk = newDisk(vfs.OnDiskFull(quotaFS{o.FS}, func() {
+	whenFull := vfs.OnDiskFull(quotaFS{o.FS}, func() {
 		var given uint64
 		released := e.ballast.release()
 		if released {
@@ -120,7 +120,8 @@ func newEngine(o Options) *Engine {
 		if released {
 			o.Log.Error("the disk is full: the space set aside for this is in use now", "dir", o.Dir)
 		}
-	}), o.Log)
+	})
+	e.disk = newDisk(whenFull, o.Log)
 	if e.opts.FreeSpace == nil {
 		e.opts.FreeSpace = func() (uint64, error) {
 			u, err := o.FS.GetDiskUsage(o.Dir)
@@ -128,7 +129,9 @@ func newEngine(o Options) *Engine {
 		}
 	}
 	e.findings = newFindings(o.FS, o.Dir)
-	e.account = newAccount(o.FS, o.Dir)
+	// Where files are copied when they are written, so as to keep old versions of
+	// them, even the account, which does not grow, can find the disk full.
+	e.account = newAccount(whenFull, o.Dir)
 	e.disk.account = e.account
 	e.space = newSpace(&e.opts, e.disk, e.stop)
 	e.space.used = e.used
