@@ -43,17 +43,8 @@ func (q *request) body() (json.RawMessage, error) {
 func duplicate(data []byte) (path string, twice bool) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
-	type level struct {
-		path  string
-		seen  map[string]bool // nil: a list
-		inner string          // path of the value that comes next
-	}
-	var open []level
+	var open []jsonLevel
 	for {
-		at := ""
-		if n := len(open); n > 0 {
-			at = open[n-1].inner
-		}
 		tok, err := dec.Token()
 		if err != nil {
 			return "", false // the end: it is valid
@@ -61,27 +52,51 @@ func duplicate(data []byte) (path string, twice bool) {
 		n := len(open)
 		switch d, delim := tok.(json.Delim); {
 		case delim && d == '{':
-			open = append(open, level{path: at, seen: make(map[string]bool), inner: at})
+			open = append(open, jsonLevel{seen: make(map[string]bool)})
+			continue
 		case delim && d == '[':
-			open = append(open, level{path: at, inner: at + "[]"})
+			open = append(open, jsonLevel{})
 			continue
 		case delim:
 			open = open[:n-1]
-		case n > 0 && open[n-1].seen != nil && open[n-1].inner == open[n-1].path: // a name
+		case n > 0 && open[n-1].seen != nil && !open[n-1].named:
 			l := &open[n-1]
-			name := tok.(string)
-			l.inner = l.path + "." + name
-			if l.seen[name] {
-				return strings.TrimPrefix(l.inner, "."), true
+			l.name, l.named = tok.(string), true
+			if l.seen[l.name] {
+				return jsonPath(open), true
 			}
-			l.seen[name] = true
+			l.seen[l.name] = true
 			continue
 		}
 		// A value has ended: in an object a name comes next.
-		if n = len(open); n > 0 && open[n-1].seen != nil {
-			open[n-1].inner = open[n-1].path
+		if n = len(open); n > 0 {
+			open[n-1].named = false
 		}
 	}
+}
+
+// jsonLevel is an object or a list that duplicate is in.
+type jsonLevel struct {
+	seen  map[string]bool // names so far; nil: a list
+	name  string          // the newest
+	named bool            // its value comes next, or is being read
+}
+
+// jsonPath returns the path of the newest member. It is made when it is needed:
+// that of each level would take the square of what a body does.
+func jsonPath(open []jsonLevel) string {
+	var path strings.Builder
+	for _, l := range open {
+		if l.seen == nil {
+			path.WriteString("[]")
+			continue
+		}
+		if path.Len() > 0 {
+			path.WriteByte('.')
+		}
+		path.WriteString(l.name)
+	}
+	return path.String()
 }
 
 // isJSON reports whether a media type is that of JSON.
