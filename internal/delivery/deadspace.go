@@ -301,7 +301,7 @@ func (h *oldestFirst) Pop() any {
 	return x
 }
 
-// walk counts the directory and returns the oldest of our files, oldest first.
+// walk counts our files and returns the oldest of them, oldest first.
 // What a crash left half written goes.
 func (s *deadSpace) walk(now time.Time) (total int64, files []deadEntry, err error) {
 	var h oldestFirst
@@ -316,11 +316,11 @@ func (s *deadSpace) walk(now time.Time) (total int64, files []deadEntry, err err
 		if strings.HasSuffix(name, deadSuffix+".tmp") && now.Sub(info.ModTime()) > time.Hour {
 			return skipMissing(os.Remove(name))
 		}
+		if !strings.HasSuffix(name, deadSuffix) {
+			return nil // not ours to remove: if it counted, all of ours would go for it
+		}
 		n := blocks(info.Size())
 		total += n
-		if !strings.HasSuffix(name, deadSuffix) {
-			return nil // not ours to remove
-		}
 		heap.Push(&h, deadEntry{name, info.ModTime(), n})
 		if len(h) > deadAtOnce {
 			heap.Pop(&h)

@@ -138,6 +138,36 @@ func TestDeadLetterDirectoryIsBounded(t *testing.T) {
 	})
 }
 
+// An operator may keep other files beside dead letters, compressed ones for
+// example. They are not ours to remove, and dead letters do not go for them.
+func TestOtherFilesBesideDeadLetters(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *harness) {
+		h.set.DeadLetters.Bytes, h.set.DeadLetterDelay = 16<<20, 0
+		archive := filepath.Join(h.root, "dead", "archive.gz")
+		if err := os.Mkdir(filepath.Dir(archive), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(archive, make([]byte, 17<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f := h.fake()
+		f.answer = status(400)
+		s := h.sub(1, f)
+		s.DeadLetter = "dead"
+		h.start(s)
+		for range 3 {
+			h.publish(1, 1)
+			h.sleep(time.Minute)
+		}
+		if _, events := deadSize(t, h.root); events != 3 {
+			t.Errorf("%d of 3 dead letters are there", events)
+		}
+		if _, err := os.Stat(archive); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // P7: on Pebble, with little more space than the low-water mark: dead letters
 // stop there, and what the reserve is for can still be stored.
 func TestDeadLettersLeaveTheReserveAlone(t *testing.T) {

@@ -83,7 +83,8 @@ type ProbationSettings struct {
 	Cap   time.Duration `yaml:"cap"` // longest window; default 1h
 }
 
-// DeadLetterSettings bound the dead-letter directory with all that is in it.
+// DeadLetterSettings bound the dead-letter files. Others in their directory, an
+// operator's archives for example, are neither counted nor removed.
 // Below the store's low-water mark nothing is written to it at all: the events
 // wait, and stay the log's.
 type DeadLetterSettings struct {
