@@ -62,12 +62,12 @@ type Listen struct {
 
 // TLS is which certificate the listeners present.
 type TLS struct {
-	Cert  string   `yaml:"cert"`  // PEM file, leaf first; empty: a certificate of the local CA
-	Key   string   `yaml:"key"`   // PEM file that others cannot write
+	Cert string `yaml:"cert"` // PEM file, leaf first; empty: a certificate of the local CA
+	Key  string `yaml:"key"`  // PEM file that others cannot write
 	// KeyType is that of the local certificate's key: ecdsa, rsa, or both, which
 	// is the default: clients get what they can use.
-	KeyType string `yaml:"keyType"`
-	Names []string `yaml:"names"` // further host names and addresses of the local certificate
+	KeyType string   `yaml:"keyType"`
+	Names   []string `yaml:"names"` // further host names and addresses of the local certificate
 }
 
 // Access is who may do what.

@@ -22,7 +22,9 @@ import (
 // and a client that is silent is found in time, with evidence that is true.
 func TestWallClockThatIsSet(t *testing.T) {
 	moved := new(clocktest.Moved)
-	w := servertest.StartAt(t, moved, func(c *config.Config) { c.Delivery.Schedule, c.Delivery.BusyFloor = []time.Duration{time.Second}, time.Second })
+	w := servertest.StartAt(t, moved, func(c *config.Config) {
+		c.Delivery.Schedule, c.Delivery.BusyFloor = []time.Duration{time.Second}, time.Second
+	})
 	rc := servertest.NewReceiver(t)
 	var down atomic.Bool
 	rc.Answer(func(*http.Request, []byte) int {
