@@ -14,8 +14,8 @@ func descriptorLimit() uint64 {
 	if l.Cur < l.Max {
 		raised := unix.Rlimit{Cur: l.Max, Max: l.Max}
 		if unix.Setrlimit(unix.RLIMIT_NOFILE, &raised) == nil {
-			return uint64(raised.Cur)
+			return uint64(raised.Cur) //nolint:unconvert // it is an int64 on FreeBSD
 		}
 	}
-	return uint64(l.Cur)
+	return uint64(l.Cur) //nolint:unconvert // it is an int64 on FreeBSD
 }

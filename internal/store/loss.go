@@ -77,9 +77,10 @@ func (l *Loss) decode(v []byte) error {
 	l.From, l.To = binary.BigEndian.Uint64(v[1:]), binary.BigEndian.Uint64(v[9:])
 	l.At = time.Unix(0, int64(binary.BigEndian.Uint64(v[17:]))).UTC()
 	bounded := v[25] == 1
-	rest, ok := v[fixed:], true
+	rest := v[fixed:]
 	var parts [4][]byte
 	for i := range parts {
+		var ok bool
 		if parts[i], rest, ok = takeBytes(rest); !ok {
 			return fmt.Errorf("%w: a mark of lost writes is cut short", ErrDamaged)
 		}

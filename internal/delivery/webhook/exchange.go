@@ -44,7 +44,7 @@ var errNoAnswer = errors.New("no answer in time")
 func (c *Client) do(ctx context.Context, r *http.Request, wantBody bool) (answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := c.clock.AfterFunc(c.timeout, func() { cancel(errNoAnswer) })
-	resp, used, err := c.send(ctx, r)
+	resp, used, err := c.send(ctx, r) //nolint:bodyclose // drain closes it
 	if err != nil {
 		timer.Stop()
 		if errors.Is(context.Cause(ctx), errNoAnswer) {

@@ -150,7 +150,7 @@ func (e *Engine) open() error {
 	if err := e.findings.read(); err != nil {
 		return err
 	}
-	damaged, corrected := 0, 0
+	var damaged, corrected int
 	if _, e.accounted, damaged, corrected, err = e.account.read(); err != nil {
 		return err
 	}
