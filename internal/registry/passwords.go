@@ -145,7 +145,11 @@ func (p *passwordVerifier) check(e *entry, name, source string, password []byte,
 	if err := p.allowed(a); err != nil {
 		return false, true, err
 	}
-	c := auth.Check{Source: a.net, Hash: hash, Password: password, Still: func() error {
+	from := a.site // one organization has one turn at a time, however many networks it has
+	if from == "" {
+		from = a.net
+	}
+	c := auth.Check{Source: from, Hash: hash, Password: password, Still: func() error {
 		if wanted != nil {
 			if err := wanted(); err != nil {
 				return err

@@ -109,8 +109,8 @@ func (s *socket) progress() (n uint64, waits bool) {
 	if s.gone { // and the descriptor may be another's
 		return 0, true
 	}
-	n, waits, _ = transport.Taken(s.fd)
-	return n, waits
+	n, waits, known := transport.Taken(s.fd)
+	return n, waits || !known
 }
 
 // isDeaf implements link.
