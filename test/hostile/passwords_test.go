@@ -41,14 +41,20 @@ func TestPasswordsWait(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	var refused atomic.Int64
+	underWay := make(chan struct{}) // closed when some have been refused
 	for i := range guessers() {
-		wg.Go(func() { guess(ctx, p.Info, i, &refused) })
+		wg.Go(func() {
+			guess(ctx, p.Info, i, func() {
+				if refused.Add(1) == 50 {
+					close(underWay)
+				}
+			})
+		})
 	}
-	for refused.Load() < 50 { // the attack is under way
-		if t.Context().Err() != nil {
-			t.Fatal("nobody is refused")
-		}
-		time.Sleep(time.Millisecond)
+	select {
+	case <-underWay:
+	case <-time.After(servertest.Patience):
+		t.Fatal("nobody is refused")
 	}
 	connect, fed := connects(t, p.Info, 100), feed(t, p.Info, 20_000)
 	t.Logf("%d guessers, %d refused: anonymous connect p50 %v p99 %v, quiet %v %v; stored session %.0f messages/s, quiet %.0f; memory +%d MiB",
@@ -60,7 +66,7 @@ func TestPasswordsWait(t *testing.T) {
 
 // guess connects with a wrong password from an address of its own until ctx
 // ends.
-func guess(ctx context.Context, i app.ReadyInfo, n int, refused *atomic.Int64) {
+func guess(ctx context.Context, i app.ReadyInfo, n int, refused func()) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 1, byte(n>>8), byte(n))}}
 	connect, err := (&packet.Connect{ClientID: fmt.Sprint("guesser-", n), UserName: packet.Some(fmt.Sprint("name-", n)), Password: []byte("x"), CleanStart: true}).AppendTo(nil, packet.V311)
 	if err != nil {
@@ -74,7 +80,7 @@ func guess(ctx context.Context, i app.ReadyInfo, n int, refused *atomic.Int64) {
 		stop := context.AfterFunc(ctx, func() { nc.Close() })
 		if _, err := nc.Write(connect); err == nil {
 			_, _ = io.ReadAll(nc)
-			refused.Add(1)
+			refused()
 		}
 		stop()
 		nc.Close()
