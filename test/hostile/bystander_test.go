@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,9 +100,11 @@ func (ts *times) measure(c *peer.Conn) error {
 // bystander is a client that must not notice anything. What it measures is
 // logged, not judged; that it is not disconnected is judged.
 type bystander struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	server int // process id
+	rested int // bytes that the server had resident in quiet
 }
 
 func newBystander(t *testing.T, i app.ReadyInfo) *bystander {
@@ -127,12 +131,22 @@ func newBystander(t *testing.T, i app.ReadyInfo) *bystander {
 	if line, err := b.out.ReadString('\n'); err != nil || line != "quiet\n" {
 		t.Fatalf("the bystander: %q %v", line, err)
 	}
+	b.server, b.rested = i.PID, memory(t, i.PID)
+	// From here on VmHWM is the worst moment of the attack (proc_pid_clear_refs(5)).
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", b.server), []byte("5"), 0); err != nil {
+		t.Fatal(err)
+	}
 	return b
 }
+
+// tableFile names a file that gets a row for each attack: the test, MiB resident
+// in quiet and at the worst moment, and the bystander's figures.
+const tableFile = "ROLLCALL_HOSTILE_TABLE"
 
 // end sees that the bystander was not disconnected.
 func (b *bystander) end(t *testing.T) {
 	t.Helper()
+	worst := status(t, b.server, "VmHWM:")
 	b.in.Close()
 	var ts times
 	if err := json.NewDecoder(b.out).Decode(&ts); err != nil {
@@ -141,8 +155,22 @@ func (b *bystander) end(t *testing.T) {
 	if err := b.cmd.Wait(); err != nil || ts.Err != "" {
 		t.Errorf("the bystander was disturbed after %d messages: %s %v", len(ts.Attacked), ts.Err, err)
 	}
-	t.Logf("bystander: p50 %s and p99 %s in quiet, p50 %s and p99 %s under attack (%d messages)",
-		quantile(ts.Quiet, 0.5), quantile(ts.Quiet, 0.99), quantile(ts.Attacked, 0.5), quantile(ts.Attacked, 0.99), len(ts.Attacked))
+	t.Logf("bystander: p50 %s and p99 %s in quiet, p50 %s and p99 %s under attack (%d messages); the server had %d MiB, %d at the worst moment",
+		quantile(ts.Quiet, 0.5), quantile(ts.Quiet, 0.99), quantile(ts.Attacked, 0.5), quantile(ts.Attacked, 0.99), len(ts.Attacked), b.rested>>20, worst>>20)
+	name := os.Getenv(tableFile)
+	if name == "" {
+		return
+	}
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ms := func(d []time.Duration, q float64) float64 { return quantile(d, q).Seconds() * 1000 }
+	_, err = fmt.Fprintf(f, "| %s | %d | %d | %.2f | %.2f | %.2f | %.2f | %d |\n", strings.TrimPrefix(t.Name(), "Test"), b.rested>>20, worst>>20,
+		ms(ts.Quiet, 0.5), ms(ts.Attacked, 0.5), ms(ts.Quiet, 0.99), ms(ts.Attacked, 0.99), len(ts.Attacked))
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // quantile of durations, which it sorts.

@@ -58,20 +58,26 @@ func start(t *testing.T) *servertest.Process {
 // memory is what the process has resident, in bytes.
 func memory(t *testing.T, pid int) int {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return status(t, pid, "VmRSS:")
+}
+
+// status is a figure of /proc/PID/status, in bytes (proc_pid_status(5)).
+func status(t *testing.T, pid int, name string) int {
+	t.Helper()
+	lines, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		t.Skip("this system does not tell a process's memory")
+		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kb, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")))
+	for line := range strings.Lines(string(lines)) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			kb, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			return kb << 10
 		}
 	}
-	t.Fatal("no VmRSS")
+	t.Fatalf("no %s", name)
 	return 0
 }
 
