@@ -138,6 +138,8 @@ func (q *turns) removeLocked(t *turn) {
 
 // work does t and then what waits, until nothing does.
 func (q *turns) work(t *turn) {
+	makeRoom()
+	defer giveBack()
 	for t != nil {
 		t.run()
 		t = q.take()
