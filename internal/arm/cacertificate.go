@@ -97,7 +97,7 @@ func decodeCA(body []byte) (registry.CASpec, error) {
 }
 
 func (a *API) listCACertificates(q *request) error {
-	p, err := q.page(true)
+	p, err := q.page()
 	if err != nil {
 		return err
 	}

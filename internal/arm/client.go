@@ -109,7 +109,7 @@ func decodeClient(body []byte) (registry.ClientSpec, error) {
 }
 
 func (a *API) listClients(q *request) error {
-	p, err := q.page(false)
+	p, err := q.page()
 	if err != nil {
 		return err
 	}

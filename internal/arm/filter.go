@@ -21,13 +21,13 @@ const (
 //	        | "name" ( "eq" | "ne" ) text | text ( "eq" | "ne" ) "name"
 //	text    = "'" *( any but "'" | "''" ) "'"
 //
-// Keywords and the property's name are taken in any case. fold says that texts
-// are compared ignoring case. Errors are fault.Errors.
-func parseFilter(s string, fold bool) (func(name string) bool, error) {
+// Keywords and the property's name are taken in any case. Texts are compared
+// ignoring case. Errors are fault.Errors.
+func parseFilter(s string) (func(name string) bool, error) {
 	if len(s) > maxFilter {
 		return nil, wrongFilter("The filter has %d bytes; at most %d are taken.", len(s), maxFilter)
 	}
-	p := &filterParser{rest: s, fold: fold}
+	p := &filterParser{rest: s}
 	if err := p.next(); err != nil {
 		return nil, err
 	}
@@ -63,7 +63,6 @@ type filterParser struct {
 	rest  string
 	token filterToken
 	depth int
-	fold  bool
 }
 
 func (p *filterParser) or() (predicate, error) { return p.chain("or", p.and, false) }
@@ -144,8 +143,8 @@ func (p *filterParser) contains() (predicate, error) {
 			return nil, err
 		}
 	}
-	part = p.key(part)
-	return func(name string) bool { return strings.Contains(p.key(name), part) }, nil
+	part = filter.Fold(part)
+	return func(name string) bool { return strings.Contains(filter.Fold(name), part) }, nil
 }
 
 func (p *filterParser) compare() (predicate, error) {
@@ -175,16 +174,8 @@ func (p *filterParser) compare() (predicate, error) {
 	if err != nil {
 		return nil, err
 	}
-	value = p.key(value)
-	return func(name string) bool { return (p.key(name) == value) == (op.text == "eq") }, nil
-}
-
-// key is what of a text is compared.
-func (p *filterParser) key(s string) string {
-	if p.fold {
-		return filter.Fold(s)
-	}
-	return s
+	value = filter.Fold(value)
+	return func(name string) bool { return (filter.Fold(name) == value) == (op.text == "eq") }, nil
 }
 
 func (p *filterParser) literal() (string, error) {

@@ -66,7 +66,7 @@ func (a *API) namespace(q *request) error {
 }
 
 func (a *API) listNamespaces(q *request) error {
-	p, err := q.page(true)
+	p, err := q.page()
 	if err != nil {
 		return err
 	}

@@ -18,9 +18,8 @@ type page struct {
 
 const defaultTop = 20
 
-// page reads $top, $filter and $skiptoken. fold says that names which differ
-// in case only are equal.
-func (q *request) page(fold bool) (page, error) {
+// page reads $top, $filter and $skiptoken.
+func (q *request) page() (page, error) {
 	p := page{top: defaultTop, keep: func(string) bool { return true }}
 	var bad fault.List
 	if err := q.onlyOptions("$top", "$filter", "$skiptoken"); err != nil {
@@ -35,7 +34,7 @@ func (q *request) page(fold bool) (page, error) {
 	}
 	if s := q.param("$filter"); s != "" {
 		var err error
-		if p.keep, err = parseFilter(s, fold); err != nil {
+		if p.keep, err = parseFilter(s); err != nil {
 			e, _ := fault.As(err)
 			bad.Add(e)
 		}

@@ -15,28 +15,26 @@ func TestParseFilter(t *testing.T) {
 	names := []string{"pump", "PUMP", "o'neil", "fan-1", ""}
 	for _, c := range []struct {
 		filter string
-		fold   bool
 		want   string // of the names that match, joined by blanks
 	}{
-		{"name eq 'pump'", false, "pump"},
-		{"name eq 'pump'", true, "pump PUMP"},
-		{"'pump' eq name", false, "pump"},
-		{"NAME NE 'pump'", false, "PUMP o'neil fan-1 "},
-		{"contains(namE, 'um')", false, "pump"},
-		{"contains(name,'um') ", true, "pump PUMP"},
-		{"contains ( name , '' )", false, "pump PUMP o'neil fan-1 "},
-		{"name eq 'o''neil'", false, "o'neil"},
-		{"name eq ''", false, ""},
-		{"not contains(name,'n')", false, "pump PUMP "},
-		{"not not name eq 'pump'", false, "pump"},
-		{"name eq 'pump' or name eq 'fan-1'", false, "pump fan-1"},
-		{"name eq 'pump' or name eq 'fan-1' and name ne 'fan-1'", false, "pump"}, // and binds tighter
-		{"(name eq 'pump' or name eq 'fan-1') and name ne 'fan-1'", false, "pump"},
-		{"not (name eq 'pump' or contains(name,'n')) and not name eq ''", false, "PUMP"},
-		{"not name eq 'a' and not name eq 'pump' and name ne 'o''neil' and name ne ''", false, "PUMP fan-1"},
-		{"name eq 'a and b'", false, "-"},
+		{"name eq 'pump'", "pump PUMP"},
+		{"'pump' eq name", "pump PUMP"},
+		{"NAME NE 'pump'", "o'neil fan-1 "},
+		{"contains(namE, 'um')", "pump PUMP"},
+		{"contains(name,'um') ", "pump PUMP"},
+		{"contains ( name , '' )", "pump PUMP o'neil fan-1 "},
+		{"name eq 'o''neil'", "o'neil"},
+		{"name eq ''", ""},
+		{"not contains(name,'n')", "pump PUMP "},
+		{"not not name eq 'pump'", "pump PUMP"},
+		{"name eq 'pump' or name eq 'fan-1'", "pump PUMP fan-1"},
+		{"name eq 'pump' or name eq 'fan-1' and name ne 'fan-1'", "pump PUMP"}, // and binds tighter
+		{"(name eq 'pump' or name eq 'fan-1') and name ne 'fan-1'", "pump PUMP"},
+		{"not (name eq 'pump' or contains(name,'n')) and not name eq ''", "-"},
+		{"not name eq 'a' and not name eq 'pump' and name ne 'o''neil' and name ne ''", "fan-1"},
+		{"name eq 'a and b'", "-"},
 	} {
-		f, err := parseFilter(c.filter, c.fold)
+		f, err := parseFilter(c.filter)
 		if err != nil {
 			t.Errorf("%s: %v", c.filter, err)
 			continue
@@ -48,7 +46,7 @@ func TestParseFilter(t *testing.T) {
 			}
 		}
 		if want := strings.Split(c.want, " "); c.want != "-" && strings.Join(got, " ") != strings.Join(want, " ") || c.want == "-" && got != nil {
-			t.Errorf("%s (fold %v): %q, want %q", c.filter, c.fold, got, want)
+			t.Errorf("%s: %q, want %q", c.filter, got, want)
 		}
 	}
 	for _, bad := range []string{
@@ -57,7 +55,7 @@ func TestParseFilter(t *testing.T) {
 		"contains(name,'a','b')", "startswith(name,'a')", "not", "not()", "name eq 'a' xor name eq 'b'", "name eq 'a',", "eq",
 		strings.Repeat("(", 1000), strings.Repeat("not ", 33) + "name eq 'a'", "name eq '" + strings.Repeat("x", maxFilter) + "'",
 	} {
-		if _, err := parseFilter(bad, false); err == nil {
+		if _, err := parseFilter(bad); err == nil {
 			t.Errorf("%.50q was accepted", bad)
 		} else if e, ok := fault.As(err); !ok || e.Target != "$filter" || len(e.Message) > 400 {
 			t.Errorf("%.50q: %v", bad, err)
@@ -70,7 +68,7 @@ func FuzzParseFilter(f *testing.F) {
 		f.Add(s, "a")
 	}
 	f.Fuzz(func(t *testing.T, s, name string) {
-		p, err := parseFilter(s, false)
+		p, err := parseFilter(s)
 		if err != nil {
 			if e, ok := fault.As(err); !ok || e.Code != fault.InvalidRequest {
 				t.Fatalf("%q: %v", s, err)
@@ -78,14 +76,14 @@ func FuzzParseFilter(f *testing.F) {
 			return
 		}
 		yes := p(name)
-		not, err := parseFilter("not ("+s+")", false)
+		not, err := parseFilter("not (" + s + ")")
 		if err != nil { // it may have become too long or too deep
 			return
 		}
 		if not(name) == yes {
 			t.Fatalf("%q and its opposite both say %v of %q", s, yes, name)
 		}
-		both, err := parseFilter("("+s+") and ("+s+")", false)
+		both, err := parseFilter("(" + s + ") and (" + s + ")")
 		if err == nil && both(name) != yes {
 			t.Fatalf("%q twice does not say %v of %q", s, yes, name)
 		}

@@ -155,7 +155,7 @@ func subscriptionResource(s grid.Subscription) (resourceJSON, error) {
 }
 
 func (a *API) listSubscriptions(q *request) error {
-	p, err := q.page(true)
+	p, err := q.page()
 	if err != nil {
 		return err
 	}

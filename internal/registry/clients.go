@@ -14,7 +14,7 @@ import (
 )
 
 // PutClient creates or replaces a client and returns it, and whether it was
-// created. To write what is there already changes nothing and makes no event.
+// created. The name finds a client in any case, and stays as it was created. To write what is there already changes nothing and makes no event.
 // A change acts at once on those who are connected. Errors are fault.Errors:
 // InvalidRequest with every mistake; Conflict if the authentication name is
 // taken, two creates raced or there are too many clients; PreconditionFailed;
@@ -26,7 +26,10 @@ func (r *Registry) PutClient(ctx context.Context, name string, s ClientSpec, c C
 	}
 	var hash *string // of a new password, once it is computed
 	for range attempts {
-		old, rev, err := r.readClient(name)
+		if want.Name, err = r.spelled(name); err != nil {
+			return Client{}, false, err
+		}
+		old, rev, err := r.readClient(want.Name)
 		if err != nil {
 			return Client{}, false, err
 		}
@@ -131,6 +134,13 @@ func (r *Registry) putClient(ctx context.Context, old *clientRecord, rev store.R
 	key := clientKey(r.realm, next.Name)
 	b.Require(key, rev)
 	if old == nil {
+		holder, stale, err := r.readFolded(next.Name)
+		if err != nil {
+			return 0, err
+		}
+		if holder != "" {
+			stale = 0 // it came between: a conflict
+		}
 		if err := r.place(kindClient, r.set.MaxClients, "clients"); err != nil {
 			return 0, err
 		}
@@ -139,6 +149,8 @@ func (r *Registry) putClient(ctx context.Context, old *clientRecord, rev store.R
 		index := nameKey(r.realm, filter.Fold(next.AuthenticationName))
 		b.Require(index, 0)
 		b.Put(index, []byte(next.Name))
+		b.Require(foldedKey(r.realm, next.Name), stale)
+		b.Put(foldedKey(r.realm, next.Name), []byte(next.Name))
 	}
 	b.Put(key, next.encode())
 	owes := r.announce(w, Upserted, next.Client, next.UpdatedOn)
@@ -156,9 +168,53 @@ func (r *Registry) putClient(ctx context.Context, old *clientRecord, rev store.R
 	return r.commit(ctx, w)
 }
 
+// spelled returns the name, as it was created, of the client that is meant by
+// name, or name if there is none. The error is a fault.Error Conflict if
+// several could be meant.
+func (r *Registry) spelled(name string) (string, error) {
+	e, err := r.view.Load().client(name)
+	if err == nil {
+		return e.Name, nil
+	}
+	if f, ok := fault.As(err); ok && f.Code != fault.NotFound {
+		return "", err
+	}
+	holder, _, err := r.readFolded(name)
+	if err != nil || holder == "" {
+		return name, err
+	}
+	return holder, nil
+}
+
+// readFolded returns the client in the store whose name is name but for case,
+// "" if there is none, and the revision of the key that says so.
+func (r *Registry) readFolded(name string) (string, store.Revision, error) {
+	snap := r.engine.Snapshot()
+	defer snap.Close()
+	holder, rev, err := snap.Get(foldedKey(r.realm, name))
+	if errors.Is(err, store.ErrNotFound) {
+		return "", 0, nil
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	_, _, err = snap.Get(clientKey(r.realm, string(holder)))
+	if errors.Is(err, store.ErrNotFound) { // left by a version that does not know the key
+		return "", rev, nil
+	}
+	return string(holder), rev, err
+}
+
 // createConflict says why a create was refused, or nil if it can be tried
 // again.
 func (r *Registry) createConflict(next *clientRecord) error {
+	same, _, err := r.readFolded(next.Name)
+	if err != nil {
+		return err
+	}
+	if same != "" {
+		return fault.New(fault.Conflict, "Another request created the client '%s' at the same time.", same)
+	}
 	holder, _, err := store.Get(r.engine, nameKey(r.realm, filter.Fold(next.AuthenticationName)))
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -173,11 +229,16 @@ func (r *Registry) createConflict(next *clientRecord) error {
 	return f
 }
 
-// DeleteClient removes a client and reports whether there was one. Its
+// DeleteClient removes a client, whose name may be in any case, and reports whether there was one. Its
 // connections end at once. Errors are fault.Errors: PreconditionFailed;
 // Conflict if it keeps changing; Unavailable if it takes too long.
 func (r *Registry) DeleteClient(ctx context.Context, name string, c Condition) (bool, error) {
+	asked := name
 	for range attempts {
+		name, err := r.spelled(asked)
+		if err != nil {
+			return false, err
+		}
 		old, rev, err := r.readClient(name)
 		if err != nil || old == nil {
 			return false, err
@@ -190,6 +251,7 @@ func (r *Registry) DeleteClient(ctx context.Context, name string, c Condition) (
 		b.Require(clientKey(r.realm, name), rev)
 		b.Delete(clientKey(r.realm, name))
 		b.Delete(nameKey(r.realm, filter.Fold(old.AuthenticationName)))
+		b.Delete(foldedKey(r.realm, name))
 		owes := r.announce(w, Deleted, old.Client, r.instant(old.UpdatedOn))
 		w.apply = func(i uint64) {
 			r.master.remove(name)
@@ -208,11 +270,13 @@ func (r *Registry) DeleteClient(ctx context.Context, name string, c Condition) (
 	return false, raced("client", name)
 }
 
-// Client returns a client by its resource name, or a fault.Error NotFound.
+// Client returns a client by its resource name in any case, or a fault.Error:
+// NotFound, or Conflict if the name is nobody's as it is spelled and several
+// clients' in other cases, which older versions allowed.
 func (r *Registry) Client(name string) (Client, error) {
-	e, ok := r.view.Load().clients.Get(name)
-	if !ok {
-		return Client{}, fault.New(fault.NotFound, "The client '%s' was not found.", name)
+	e, err := r.view.Load().client(name)
+	if err != nil {
+		return Client{}, err
 	}
 	return e.client(), nil
 }

@@ -185,8 +185,6 @@ func TestAuthenticationNameIsUniqueAndFixed(t *testing.T) {
 	if c, ok := r.ClientByAuthenticationName("sTRAßE-k"); !ok || c.AuthenticationName != "Straße-K" {
 		t.Errorf("found %v, %+v", ok, c)
 	}
-	// Resource names are told apart by case, so that one may exist beside the other.
-	put(t, r, "A", ClientSpec{AuthenticationName: "other"})
 	// A deleted client's name is free.
 	r.DeleteClient(t.Context(), "a", Condition{})
 	put(t, r, "b", ClientSpec{AuthenticationName: "straße-k"})

@@ -12,6 +12,10 @@ import (
 //	name      0 ‖ TableName ‖ realm ‖ folded authentication name
 //	          → the client's name. Written and deleted with the client: what
 //	          makes authentication names unique.
+//	folded    0 ‖ TableClientName ‖ realm ‖ folded client name
+//	          → the client's name. Written and deleted with the client: what
+//	          makes names of clients unique ignoring case. Clients of versions
+//	          that told names apart by case have none.
 //	pending   0 ‖ TablePending ‖ realm ‖ client name
 //	          → owedRecord: an event that tells of the client is owed. Written
 //	          with the change, deleted with the event.
@@ -45,6 +49,10 @@ func nameKeyPrefix(realm string) []byte {
 }
 
 func nameKey(realm, folded string) []byte { return store.AppendString(nameKeyPrefix(realm), folded) }
+
+func foldedKey(realm, name string) []byte {
+	return store.AppendString(store.AppendKey(make([]byte, 0, 96), partition, store.TableClientName, realm), filter.Fold(name))
+}
 
 func owedPrefix(realm string) []byte {
 	return store.AppendKey(make([]byte, 0, 96), partition, store.TablePending, realm)

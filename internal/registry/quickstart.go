@@ -27,10 +27,10 @@ const (
 // kept. Errors are fault.Errors: NotFound, InvalidRequest, Conflict, and those
 // of PutCA.
 func (r *Registry) IssueCertificate(ctx context.Context, client string, life time.Duration) (certPEM, keyPEM []byte, err error) {
-	e, ok := r.view.Load().clients.Get(client)
+	e, err := r.view.Load().client(client)
 	switch {
-	case !ok:
-		return nil, nil, fault.New(fault.NotFound, "The client '%s' was not found.", client)
+	case err != nil:
+		return nil, nil, err
 	case e.ValidationScheme != SubjectMatches:
 		return nil, nil, fault.New(fault.Conflict,
 			"The client '%s' has the validation scheme %s; certificates can be issued for %s only.", client, e.ValidationScheme, SubjectMatches)

@@ -10,6 +10,7 @@ import (
 	"github.com/tidwall/btree"
 
 	"rollcall/internal/auth"
+	"rollcall/internal/fault"
 	"rollcall/internal/filter"
 	"rollcall/internal/store"
 )
@@ -20,7 +21,10 @@ import (
 type view struct {
 	generation uint64 // rises with every change
 	clients    *btree.Map[string, *entry]
-	names      *btree.Map[string, *entry] // by folded authentication name
+	// spellings has the clients by folded name, a zero byte and the name: older
+	// versions let two have names that differ in case only.
+	spellings *btree.Map[string, *entry]
+	names     *btree.Map[string, *entry] // by folded authentication name
 	// addresses has the clients whose authentication name is an IP address, by
 	// its canonical text, a zero byte and the folded name: an address has many
 	// spellings.
@@ -31,6 +35,7 @@ type view struct {
 func newView() view {
 	return view{
 		clients:   btree.NewMap[string, *entry](0),
+		spellings: btree.NewMap[string, *entry](0),
 		names:     btree.NewMap[string, *entry](0),
 		addresses: btree.NewMap[string, *entry](0),
 		trust:     newTrust(nil),
@@ -40,7 +45,7 @@ func newView() view {
 // copy returns a view to publish.
 func (v *view) copy() *view {
 	c := *v
-	c.clients, c.names, c.addresses = v.clients.Copy(), v.names.Copy(), v.addresses.Copy()
+	c.clients, c.spellings, c.names, c.addresses = v.clients.Copy(), v.spellings.Copy(), v.names.Copy(), v.addresses.Copy()
 	return &c
 }
 
@@ -84,6 +89,7 @@ func (v *view) set(e *entry) {
 			e.verified.Store(old.verified.Load())
 		}
 	}
+	v.spellings.Set(spelling(e.Name), e)
 	v.names.Set(e.folded, e)
 	if e.address != "" {
 		v.addresses.Set(e.addressKey(), e)
@@ -92,6 +98,7 @@ func (v *view) set(e *entry) {
 
 func (v *view) remove(name string) {
 	if old, had := v.clients.Delete(name); had {
+		v.spellings.Delete(spelling(name))
 		v.forget(old)
 	}
 }
@@ -104,6 +111,34 @@ func (v *view) forget(e *entry) {
 	if e.address != "" {
 		v.addresses.Delete(e.addressKey())
 	}
+}
+
+func spelling(name string) string { return filter.Fold(name) + "\x00" + name }
+
+// client finds a client by its resource name: the one that is spelled so, or
+// else the only one whose name differs in case alone. The error is a
+// fault.Error NotFound, or Conflict if there are several.
+func (v *view) client(name string) (*entry, error) {
+	if e, ok := v.clients.Get(name); ok {
+		return e, nil
+	}
+	var found []*entry
+	prefix := filter.Fold(name) + "\x00"
+	v.spellings.Ascend(prefix, func(key string, e *entry) bool {
+		if !strings.HasPrefix(key, prefix) {
+			return false
+		}
+		found = append(found, e)
+		return len(found) < 2
+	})
+	switch len(found) {
+	case 0:
+		return nil, fault.New(fault.NotFound, "The client '%s' was not found.", name)
+	case 1:
+		return found[0], nil
+	}
+	return nil, fault.New(fault.Conflict, "The clients '%s' and '%s' differ in case only; spell the name as one of them is.",
+		found[0].Name, found[1].Name)
 }
 
 // byName finds a client by its authentication name in any case.

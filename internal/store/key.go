@@ -20,23 +20,24 @@ type Table uint8
 
 // The key spaces. A value is never given a second meaning.
 const (
-	TableEngine   Table = 0x00 // the engine itself; batches cannot write it
-	TableLoss     Table = 0x01 // marks of writes that were lost (see Loss)
-	TableResource Table = 0x10 // registry: clients, CA certificates
-	TableName     Table = 0x11 // registry: index of authentication names
-	TablePending  Table = 0x12 // registry: coalesced life-cycle events not yet staged
-	TableCounter  Table = 0x13 // id counters of the configuration partition
-	TableSession  Table = 0x20 // presence: where each session name stands
-	TableHistory  Table = 0x21 // presence: transitions by session and number
-	TableTimeline Table = 0x22 // presence: transitions in commit order
-	TableOpen     Table = 0x23 // presence: sessions held, by incarnation
-	TableBoot     Table = 0x24 // presence: boot counter of each node
-	TableSub      Table = 0x30 // grid: event subscriptions
-	TableEvent    Table = 0x31 // grid: events in commit order, by source
-	TableCursor   Table = 0x40 // delivery: progress of each subscription
-	TableRetry    Table = 0x41 // delivery: events waiting for another attempt
-	TableTally    Table = 0x42 // delivery: counts of delivered, dropped, dead-lettered
-	TableLog      Table = 0x43 // delivery: what the event log takes, by source
+	TableEngine     Table = 0x00 // the engine itself; batches cannot write it
+	TableLoss       Table = 0x01 // marks of writes that were lost (see Loss)
+	TableResource   Table = 0x10 // registry: clients, CA certificates
+	TableName       Table = 0x11 // registry: index of authentication names
+	TablePending    Table = 0x12 // registry: coalesced life-cycle events not yet staged
+	TableCounter    Table = 0x13 // id counters of the configuration partition
+	TableClientName Table = 0x14 // registry: index of clients' names
+	TableSession    Table = 0x20 // presence: where each session name stands
+	TableHistory    Table = 0x21 // presence: transitions by session and number
+	TableTimeline   Table = 0x22 // presence: transitions in commit order
+	TableOpen       Table = 0x23 // presence: sessions held, by incarnation
+	TableBoot       Table = 0x24 // presence: boot counter of each node
+	TableSub        Table = 0x30 // grid: event subscriptions
+	TableEvent      Table = 0x31 // grid: events in commit order, by source
+	TableCursor     Table = 0x40 // delivery: progress of each subscription
+	TableRetry      Table = 0x41 // delivery: events waiting for another attempt
+	TableTally      Table = 0x42 // delivery: counts of delivered, dropped, dead-lettered
+	TableLog        Table = 0x43 // delivery: what the event log takes, by source
 
 	TableSessionState Table = 0x50 // mqtt/stored: session state that outlives a connection
 	TableFilter       Table = 0x51 // mqtt/stored: subscriptions of stored sessions
@@ -52,7 +53,7 @@ const (
 // tableNames are what people call the tables.
 var tableNames = map[Table]string{
 	TableEngine: "engine", TableLoss: "losses", TableResource: "resources", TableName: "names", TablePending: "pending events",
-	TableCounter: "counters", TableSession: "sessions", TableHistory: "history", TableTimeline: "timeline",
+	TableCounter: "counters", TableClientName: "client names", TableSession: "sessions", TableHistory: "history", TableTimeline: "timeline",
 	TableOpen: "open sessions", TableBoot: "boots", TableSub: "event subscriptions", TableEvent: "events",
 	TableCursor: "cursors", TableRetry: "retries", TableTally: "tallies", TableSessionState: "session state",
 	TableFilter: "subscriptions", TableDue: "due", TableWill: "wills", TableInbound: "inbound", TableMessage: "messages",
