@@ -108,15 +108,18 @@ func (p *player) fill(s string) string {
 	).Replace(s)
 }
 
-var isEtag = regexp.MustCompile(`"[0-9]+"`)
+var (
+	isEtag = regexp.MustCompile(`"[0-9]+"`)
+	isHash = regexp.MustCompile(`(\{(?:hook|silent|refusing)\}/#)[0-9a-f]{12}`)
+)
 
 // blank puts placeholders in place of values.
 func (p *player) blank(s string) string {
 	pem, _ := json.Marshal(string(certificate))
-	return strings.NewReplacer(
+	return isHash.ReplaceAllString(strings.NewReplacer(
 		p.f.base, "{base}", p.hook.URL, "{hook}", p.silent.URL, "{silent}", p.refusing.URL, "{refusing}",
 		string(pem), `"{pem}"`,
-	).Replace(s)
+	).Replace(s), "$1{hash}")
 }
 
 func (p *player) play(text string) string {

@@ -2,6 +2,7 @@ package arm_test
 
 import (
 	"encoding/json"
+	"io"
 	"maps"
 	"rollcall/internal/pki"
 	"strings"
@@ -45,6 +46,45 @@ func TestPutOfWhatWasReadChangesNothing(t *testing.T) {
 	_, _, attributes := f.do("POST", strings.Replace(hook, "/hook", "/hook/getDeliveryAttributes", 1), "")
 	if !strings.Contains(full, "code=secret") || !strings.Contains(attributes, "Bearer x") {
 		t.Errorf("what is not shown was lost: %s %s", full, attributes)
+	}
+	if s, err := f.grid.Get(f.source, "hook"); err != nil || s.State != "Succeeded" {
+		t.Errorf("%v %v", s.State, err)
+	}
+}
+
+// Many services have the key of a webhook in its path. Who reads without the
+// token is shown the host and a hash, and a PUT of that changes nothing.
+func TestEndpointPathIsASecret(t *testing.T) {
+	f := newFixture(t)
+	rc := newReceiver(t, 200, true)
+	const hook = ns + "/providers/Microsoft.EventGrid/eventSubscriptions/hook"
+	f.do("PUT", hook+version, properties(rc.URL+"/services/hidden?code=hidden"))
+	f.await("hook", "Succeeded")
+	open := func(path string) string {
+		res, err := f.client.Get(f.base + path)
+		f.must(err)
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		f.must(err)
+		if res.StatusCode != 200 {
+			t.Errorf("%s: %d %s", path, res.StatusCode, text)
+		}
+		return string(text)
+	}
+	all := ns + "/providers/Microsoft.EventGrid/eventSubscriptions"
+	for _, path := range []string{hook + version, all + version, "/rollcall/v1/eventSubscriptions", "/rollcall/v1/eventSubscriptions/hook"} {
+		if text := open(path); strings.Contains(text, "hidden") || !strings.Contains(text, `"endpointBaseUrl":"`+rc.URL+"/#") {
+			t.Errorf("without the token: %s", text)
+		}
+		if _, _, text := f.do("GET", path, ""); !strings.Contains(text, `"endpointBaseUrl":"`+rc.URL+`/services/hidden"`) || strings.Contains(text, "code=") {
+			t.Errorf("with the token: %s", text)
+		}
+	}
+	if status, _, text := f.do("PUT", hook+version, open(hook+version)); status != 201 {
+		t.Errorf("PUT of what was read: %d %s", status, text)
+	}
+	if _, _, full := f.do("POST", hook+"/getFullUrl"+version, ""); !strings.Contains(full, "/services/hidden?code=hidden") {
+		t.Errorf("the endpoint was lost: %s", full)
 	}
 	if s, err := f.grid.Get(f.source, "hook"); err != nil || s.State != "Succeeded" {
 		t.Errorf("%v %v", s.State, err)

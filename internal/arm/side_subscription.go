@@ -9,6 +9,7 @@ import (
 	"rollcall/internal/delivery"
 	"rollcall/internal/fault"
 	"rollcall/internal/grid"
+	"rollcall/internal/httpd"
 )
 
 type sideSubscriptionJSON struct {
@@ -29,10 +30,10 @@ type sideSubscriptionJSON struct {
 	Updated             time.Time           `json:"updated"`
 }
 
-func sideSubscription(s grid.Subscription, t delivery.Tally) sideSubscriptionJSON {
+func (q *request) sideSubscription(s grid.Subscription, t delivery.Tally) sideSubscriptionJSON {
 	j := sideSubscriptionJSON{
 		Name: s.Name, ID: s.ResourceID(), State: s.State, Paused: s.Properties.Paused,
-		EndpointBaseURL: s.Properties.Destination.BaseURL(), Schema: s.Properties.Schema.String(),
+		EndpointBaseURL: s.Properties.Destination.Shown(httpd.Trusted(q.r.Context())), Schema: s.Properties.Schema.String(),
 		Backlog: t.Backlog, OldestPending: t.OldestPending, LastError: t.LastError, Tally: t, Narration: s.Narration,
 		DeadLetterDirectory: s.Properties.DeadLetterDirectory, Created: s.Created, Updated: s.Updated,
 	}
@@ -74,7 +75,7 @@ func (a *API) listSideSubscriptions(q *request) error {
 		if err != nil {
 			return err
 		}
-		value = append(value, sideSubscription(s, t))
+		value = append(value, q.sideSubscription(s, t))
 	}
 	return q.json(http.StatusOK, map[string]any{"value": value})
 }
@@ -84,7 +85,7 @@ func (a *API) answerSideSubscription(q *request, s grid.Subscription) error {
 	if err != nil {
 		return err
 	}
-	return q.json(http.StatusOK, sideSubscription(s, t))
+	return q.json(http.StatusOK, q.sideSubscription(s, t))
 }
 
 // showSubscription answers at once or, when the caller says how much of the

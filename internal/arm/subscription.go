@@ -6,6 +6,7 @@ import (
 
 	"rollcall/internal/fault"
 	"rollcall/internal/grid"
+	"rollcall/internal/httpd"
 	"rollcall/internal/store"
 )
 
@@ -139,15 +140,15 @@ func (a *API) acceptSubscription(q *request, s grid.Subscription) error {
 }
 
 func (a *API) answerSubscription(q *request, status int, s grid.Subscription) error {
-	r, err := subscriptionResource(s)
+	r, err := q.subscriptionResource(s)
 	if err != nil {
 		return err
 	}
 	return q.resource(status, r)
 }
 
-func subscriptionResource(s grid.Subscription) (resourceJSON, error) {
-	properties, err := s.PropertiesJSON()
+func (q *request) subscriptionResource(s grid.Subscription) (resourceJSON, error) {
+	properties, err := s.PropertiesJSON(httpd.Trusted(q.r.Context()))
 	return resourceJSON{
 		ID: s.ResourceID(), Name: s.Name, Type: provider + "/eventSubscriptions", Properties: properties,
 		System: systemData(s.Created, s.Updated), revision: s.Revision,
@@ -168,7 +169,7 @@ func (a *API) listSubscriptions(q *request) error {
 		if len(value) == p.top {
 			return q.list(value, true)
 		}
-		r, err := subscriptionResource(s)
+		r, err := q.subscriptionResource(s)
 		if err != nil {
 			return err
 		}

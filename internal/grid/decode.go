@@ -135,7 +135,7 @@ func decodeDestination(raw json.RawMessage, bad *fault.List) func(WebHook) WebHo
 	unnamed := !named["endpointUrl"] && w.shown == ""
 	return func(old WebHook) WebHook {
 		old.unnamed = unnamed
-		if named["endpointUrl"] || w.shown != "" && w.shown != old.BaseURL() {
+		if named["endpointUrl"] || w.shown != "" && !old.shows(w.shown) {
 			old.EndpointURL, old.shown = w.EndpointURL, w.shown
 		}
 		if named["maxEventsPerBatch"] {

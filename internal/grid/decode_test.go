@@ -121,7 +121,7 @@ func FuzzDecodeProperties(f *testing.F) {
 			}
 			return
 		}
-		body, err := grid.Subscription{Properties: p}.PropertiesJSON()
+		body, err := grid.Subscription{Properties: p}.PropertiesJSON(true)
 		if err != nil || !json.Valid(body) {
 			t.Fatalf("rendered %s: %v", body, err)
 		}

@@ -66,15 +66,16 @@ type ownJSON struct {
 }
 
 // PropertiesJSON is the properties object of the resource. It holds no
-// endpoint URL and no secret header value.
-func (s Subscription) PropertiesJSON() (json.RawMessage, error) {
+// endpoint URL and no secret header value, and of the endpoint's path a hash
+// only unless the reader is trusted.
+func (s Subscription) PropertiesJSON(trusted bool) (json.RawMessage, error) {
 	p := s.Properties.withDefaults()
 	out := propertiesJSON{
 		Topic: s.Source.ID, State: s.State, Labels: p.Labels, Schema: p.Schema.String(),
 		Filter: filterJSON{p.Filter.SubjectBeginsWith, p.Filter.SubjectEndsWith, p.Filter.IncludedEventTypes, p.Filter.IsSubjectCaseSensitive},
 		Destination: destinationJSON{Type: "WebHook", Properties: webhookJSON{
 			MaxEvents: max(1, p.Destination.MaxEventsPerBatch), PreferredKB: p.Destination.preferredKB(),
-			BaseURL: p.Destination.BaseURL(), Attributes: attributesJSON(p.Destination.Attributes, true)}},
+			BaseURL: p.Destination.Shown(trusted), Attributes: attributesJSON(p.Destination.Attributes, true)}},
 		Retry: retryJSON{p.Retry.MaxAttempts, int(p.Retry.TTL / time.Minute)},
 	}
 	if !p.Expiration.IsZero() {

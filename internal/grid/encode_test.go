@@ -16,7 +16,7 @@ func TestPropertiesAreNotEscapedForHTML(t *testing.T) {
 			EndpointURL: "https://example.com/a&b", Attributes: []webhook.Attribute{{Name: "h", Value: "<v>"}},
 		},
 	}}
-	shown, err := s.PropertiesJSON()
+	shown, err := s.PropertiesJSON(true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -32,6 +33,7 @@ type fixture struct {
 	root   string
 	types  []string
 	clock  clock.Clock // nil: the machine's
+	log    *slog.Logger
 
 	grid   *grid.Grid
 	d      *delivery.Dispatcher
@@ -65,12 +67,12 @@ func (f *fixture) open() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.d, err = delivery.Open(delivery.Options{Engine: f.engine, Settings: f.dset, DeadLetterRoot: f.root})
+	f.d, err = delivery.Open(delivery.Options{Engine: f.engine, Settings: f.dset, DeadLetterRoot: f.root, Log: f.log})
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	f.grid, err = grid.Open(grid.Options{
-		Engine: f.engine, Dispatcher: f.d, Webhooks: hooks, Settings: f.set, DeadLetters: true, Clock: f.clock,
+		Engine: f.engine, Dispatcher: f.d, Webhooks: hooks, Settings: f.set, DeadLetters: true, Clock: f.clock, Log: f.log,
 		BaseURL:    func(string) (string, string) { return f.base, "" },
 		EventTypes: func(grid.Source) []string { return f.types },
 	})

@@ -1,10 +1,12 @@
 package grid_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -312,6 +314,36 @@ func TestStoreFull(t *testing.T) {
 	}
 }
 
+// What is logged and told of an endpoint has nothing of its path: neither when
+// it refuses, nor when it consents, fails deliveries and is left.
+func TestEndpointPathIsNotLogged(t *testing.T) {
+	f := newFixture(t)
+	var lines bytes.Buffer
+	f.log = slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	f.start()
+	r := newReceiver(t)
+	r.set(false, 404)
+	p := properties(r.URL + "/hidden/path")
+	f.put("one", p)
+	failed := f.awaitState("one", grid.Failed)
+	r.set(true, 0)
+	f.put("one", p)
+	s := f.awaitState("one", grid.Succeeded)
+	r.set(true, 403)
+	f.publish(newEvent("1", "T", "s"))
+	if _, err := f.grid.Delete(context.Background(), source, "one", grid.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	f.stop()
+	told := fmt.Sprint(failed.Failure, failed.Narration, s.Narration)
+	if !strings.Contains(told, r.URL+"/#") {
+		t.Errorf("the endpoint is not told: %s", told)
+	}
+	if strings.Contains(told+lines.String(), "hidden") {
+		t.Errorf("the path is told or logged:\n%s\n%s", told, lines.String())
+	}
+}
+
 // No secret is shown by formatting or in the resource.
 func TestSecretsAreNotShown(t *testing.T) {
 	f := newFixture(t)
@@ -321,7 +353,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 	p.Destination.Attributes = []webhook.Attribute{{Name: "Authorization", Value: "hidden", Secret: true}, {Name: "x", SourceField: "data.y"}}
 	f.put("one", p)
 	s := f.awaitState("one", grid.Succeeded)
-	body, err := s.PropertiesJSON()
+	body, err := s.PropertiesJSON(true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func (g *Grid) plan(r, old *record) (token string) {
 	}
 	now := g.clock.Now()
 	r.Narration = nil
-	r.tell(now, fmt.Sprintf("The endpoint %s has to consent before events are sent to it.", r.Wanted.Destination.BaseURL()))
+	r.tell(now, fmt.Sprintf("The endpoint %s has to consent before events are sent to it.", r.Wanted.Destination.Disguised()))
 	token = g.newToken()
 	r.Token, r.Deadline = hashToken(token), g.clock.Steady().Add(g.set.ValidationWindow)
 	return token
@@ -85,7 +85,7 @@ func (g *Grid) handshake(ctx context.Context, k entryKey, token string) {
 	var answer webhook.Answer
 	until := g.clock.Monotonic() + g.set.ValidationWindow
 	for n := 1; ; n++ {
-		g.narrate(k, hash, fmt.Sprintf("Asking %s: %s, attempt %d of %d.", rec.Wanted.Destination.BaseURL(), method, n, g.set.ValidationAttempts))
+		g.narrate(k, hash, fmt.Sprintf("Asking %s: %s, attempt %d of %d.", rec.Wanted.Destination.Disguised(), method, n, g.set.ValidationAttempts))
 		code, now := g.newID(), g.clock.Now()
 		answer = dest.Ask(ctx, webhook.Question{
 			Subscription: rec.Name, Topic: rec.Source.ID, ID: g.newID(), Code: code,
@@ -172,7 +172,7 @@ func (g *Grid) conclude(ctx context.Context, rec *record, hash string, a webhook
 		now := g.clock.Now()
 		r.Updated = now
 		r.tell(now, sentence(a.Detail))
-		base := r.Wanted.Destination.BaseURL()
+		base := r.Wanted.Destination.Disguised()
 		ours, trust := g.baseURL(string(r.Wanted.Destination.EndpointURL))
 		switch {
 		case a.Consent == webhook.Granted:
@@ -324,7 +324,7 @@ func (g *Grid) lapse(ctx context.Context, k entryKey) {
 			r := *old
 			r.Narration = live
 			r.Updated = now
-			r.fail(now, "Webhook validation handshake failed for "+r.Wanted.Destination.BaseURL()+
+			r.fail(now, "Webhook validation handshake failed for "+r.Wanted.Destination.Disguised()+
 				". Http POST request retuned 2XX response. When a validation request is accepted without validation code in the response body, "+
 				"Http GET is expected on the validation url included in the validation event(within "+inWords(g.set.ValidationWindow)+").")
 			return &r, nil

@@ -1,6 +1,8 @@
 package grid
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"log/slog"
 	"net/url"
 	"slices"
@@ -47,8 +49,8 @@ func (Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
 
 // WebHook is a webhook destination.
 type WebHook struct {
-	// EndpointURL takes the events. Its query string may carry a key, so it is
-	// never returned but by FullURL.
+	// EndpointURL takes the events. Its path and query string may carry a key: it
+	// is returned whole by FullURL only, and without its query by BaseURL.
 	EndpointURL Secret `json:"endpointUrl"`
 	// MaxEventsPerBatch is 1 to 5000; 0: not set, which means 1.
 	MaxEventsPerBatch int `json:"maxEventsPerBatch,omitempty"`
@@ -76,6 +78,34 @@ func (w WebHook) BaseURL() string {
 	return u.String()
 }
 
+// Disguised is the endpoint for logs, texts and readers who may not see secrets:
+// its host and, as many services have the key in the path, of the rest a hash
+// only, by which two endpoints can be told apart.
+func (w WebHook) Disguised() string {
+	u, err := url.Parse(string(w.EndpointURL))
+	if err != nil {
+		return ""
+	}
+	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/"}
+	if u.EscapedPath() == "" || u.EscapedPath() == "/" {
+		return w.BaseURL()
+	}
+	sum := sha256.Sum256([]byte(w.EndpointURL))
+	shown.Fragment = hex.EncodeToString(sum[:6])
+	return shown.String()
+}
+
+// Shown is what a reader is shown of the endpoint.
+func (w WebHook) Shown(trusted bool) string {
+	if trusted {
+		return w.BaseURL()
+	}
+	return w.Disguised()
+}
+
+// shows reports whether readers of w may have been shown text.
+func (w WebHook) shows(text string) bool { return text == w.BaseURL() || text == w.Disguised() }
+
 // batching reports whether a request may carry several events: if more than one
 // is asked for. The size that a batch should have says nothing about that: what a
 // reader is shown has one.
@@ -84,7 +114,7 @@ func (w WebHook) batching() bool { return w.MaxEventsPerBatch > 1 }
 // keeping returns w with what readers are not shown, and so cannot write back,
 // as old has it: an endpoint's query string and the values of secret headers.
 func (w WebHook) keeping(old WebHook) WebHook {
-	if w.EndpointURL == "" && (w.unnamed || w.shown != "" && w.shown == old.BaseURL()) {
+	if w.EndpointURL == "" && (w.unnamed || w.shown != "" && old.shows(w.shown)) {
 		w.EndpointURL = old.EndpointURL
 	}
 	w.Attributes = slices.Clone(w.Attributes)
