@@ -27,6 +27,7 @@ test: ## run all tests with the race detector (installs mosquitto, Mbed TLS, Chr
 	$(GO) test -race -timeout 10m ./...
 	ROLLCALL_TEST_DRIVER=goroutines $(GO) test -race -timeout 10m ./internal/mqtt/broker
 	$(GO) test -timeout 10m -run 'FlippedBits|SmearedSectors' ./internal/store/pebble
+	cd tools/mutate && $(GO) test ./...
 
 lint: ## gofmt, vet, staticcheck and a short golangci-lint list
 	@scripts/lint
@@ -52,7 +53,7 @@ SOAK ?= 30m
 soak: ## half an hour (SOAK) of a bit of everything; memory, goroutines and descriptors stay flat
 	ROLLCALL_SOAK=$(SOAK) $(GO) test -count=1 -timeout 24h -v -run 'Soak' ./test/soak
 
-mutate: ## put faults into a package (PKG=./internal/grid) and list those that its tests do not notice
+mutate: ## put faults into a package (PKG=./internal/grid) and list those that its tests do not notice; docs/mutation.md
 	@scripts/mutate $(PKG) $(MUTATEFLAGS)
 
 clean: ## remove what build made
