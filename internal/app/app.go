@@ -332,6 +332,7 @@ func (s *Server) openHTTP() error {
 	s.metrics = prometheus.NewRegistry()
 	s.http, err = httpd.New(httpd.Options{
 		Handler: handler.Handler(), WebSocket: s.accept.WebSocket(func(r *http.Request) bool { return s.http.Local(r) }),
+		Refused:        s.accept.RefusedRequest,
 		Metrics:        promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
 		MaxConnections: s.files.http,
 		Ready:          s.Ready, Token: s.keys.Token, NoAuth: s.cfg.Access.NoAuth,

@@ -3,6 +3,7 @@ package httpd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -41,6 +42,16 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	if reason, e := s.admit(w, r); e != nil {
 		s.metrics.refused.WithLabelValues(reason).Inc()
+		if s.opts.Refused != nil && s.isMQTT(r) {
+			text := e.Message
+			switch origin := r.Header.Get("Origin"); {
+			case reason == "origin" && origin != "":
+				text = fmt.Sprintf("a page of %.100q, which access.origins does not name", origin)
+			case reason == "origin":
+				text = "a page of another origin, as Sec-Fetch-Site says"
+			}
+			s.opts.Refused(r, "websocket_"+reason, text)
+		}
 		WriteError(w, e)
 		return
 	}

@@ -44,6 +44,10 @@ type Options struct {
 	WebSocket http.Handler // of MQTT; nil: none
 	Metrics   http.Handler // at /metrics; nil: none
 	Ready     func() error // nil while we take work; nil func: always
+	// Refused is told of requests for MQTT over WebSocket that are not let
+	// through, why, from a small closed set, and in words. It does not block. May
+	// be nil.
+	Refused func(r *http.Request, reason, text string)
 
 	Token  string // bearer token
 	NoAuth bool   // peers on this machine need no token for anything

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,8 +54,21 @@ type passwordVerifier struct {
 	names   *auth.Throttle
 
 	mu      sync.Mutex
-	delayed map[string]int // attempts, by client and network
-	total   int            // of them
+	delayed map[string]*delayedName // by folded name
+	total   int                     // attempts of them
+}
+
+// delayedName is what is delayed of one name.
+type delayedName struct {
+	attempts []*delayedAttempt // in the order in which they came
+	from     map[string]int    // how many, by network
+}
+
+type delayedAttempt struct {
+	attempt
+	timer  clock.Timer
+	refuse func()
+	over   bool // its time has come, or it was refused
 }
 
 func newPasswordVerifier(s Settings, c clock.Clock, random func([]byte)) (*passwordVerifier, error) {
@@ -69,7 +83,7 @@ func newPasswordVerifier(s Settings, c clock.Clock, random func([]byte)) (*passw
 	}
 	now := c.Monotonic()
 	p := &passwordVerifier{
-		hasher: h, clock: c, delayed: make(map[string]int),
+		hasher: h, clock: c, delayed: make(map[string]*delayedName),
 		clients: auth.NewThrottle(slots, clientBurst, clientEvery, now),
 		sources: auth.NewThrottle(slots, sourceBurst, sourceEvery, now),
 		sites:   auth.NewThrottle(slots, siteBurst, siteEvery, now),
@@ -173,32 +187,77 @@ func (p *passwordVerifier) check(e *entry, name, source string, password []byte,
 	switch {
 	case delay <= 0:
 		verify()
-	case !p.delay(a, delay, verify):
+	case !p.delay(a, delay, verify, func() { later(false, auth.ErrBusy) }):
 		return false, true, auth.ErrBusy
 	}
 	return false, false, nil
 }
 
-// delay calls f after d, or reports that too many wait already.
-func (p *passwordVerifier) delay(a attempt, d time.Duration, f func()) bool {
-	who := a.who()
+// delay calls f after d, or reports that too many wait already. At the most that
+// may wait, the name that has the most of them gives its newest one up, by
+// calling its refuse: whoever guesses the password of one client does not keep
+// others out.
+func (p *passwordVerifier) delay(a attempt, d time.Duration, f, refuse func()) bool {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.total >= maxDelayed || p.delayed[who] >= mayDelay {
+	n := p.delayed[a.name]
+	if n != nil && n.from[a.net] >= mayDelay {
+		p.mu.Unlock()
 		return false
 	}
+	var out *delayedAttempt
+	if p.total >= maxDelayed {
+		most := n
+		for _, other := range p.delayed {
+			if most == nil || len(other.attempts) > len(most.attempts) {
+				most = other
+			}
+		}
+		if n != nil && len(n.attempts) >= len(most.attempts) || len(most.attempts) == 1 {
+			p.mu.Unlock()
+			return false
+		}
+		out = most.attempts[len(most.attempts)-1]
+		out.timer.Stop()
+		p.undelayLocked(out)
+	}
+	if n == nil {
+		n = &delayedName{from: make(map[string]int)}
+		p.delayed[a.name] = n
+	}
+	x := &delayedAttempt{attempt: a, refuse: refuse}
+	n.attempts = append(n.attempts, x)
+	n.from[a.net]++
 	p.total++
-	p.delayed[who]++
-	p.clock.AfterFunc(d, func() {
+	x.timer = p.clock.AfterFunc(d, func() {
 		p.mu.Lock()
-		p.total--
-		if p.delayed[who]--; p.delayed[who] == 0 {
-			delete(p.delayed, who)
+		refused := x.over
+		if !refused {
+			p.undelayLocked(x)
 		}
 		p.mu.Unlock()
-		f()
+		if !refused {
+			f()
+		}
 	})
+	p.mu.Unlock()
+	if out != nil {
+		out.refuse()
+	}
 	return true
+}
+
+func (p *passwordVerifier) undelayLocked(x *delayedAttempt) {
+	x.over = true
+	p.total--
+	n := p.delayed[x.name]
+	i := slices.Index(n.attempts, x)
+	n.attempts = slices.Delete(n.attempts, i, i+1)
+	if n.from[x.net]--; n.from[x.net] == 0 {
+		delete(n.from, x.net)
+	}
+	if len(n.attempts) == 0 {
+		delete(p.delayed, x.name)
+	}
 }
 
 func (p *passwordVerifier) digest(password []byte) *[sha256.Size]byte {

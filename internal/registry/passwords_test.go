@@ -267,3 +267,48 @@ func TestGuessingFromEverywhereDelays(t *testing.T) {
 		}
 	})
 }
+
+// Who guesses the password of one client from everywhere does not keep out
+// another client that is guessed at too, and has turns with it.
+func TestDelayedPasswordsAreSharedByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, Options{Settings: Settings{Passwords: true, PasswordCost: cheap}})
+		p := r.passwords
+		due, refused := map[string]int{}, map[string]int{}
+		var mu sync.Mutex
+		delay := func(name, net string) bool {
+			count := func(m map[string]int) func() {
+				return func() {
+					mu.Lock()
+					defer mu.Unlock()
+					m[name]++
+				}
+			}
+			return p.delay(attempt{name: name, net: net}, time.Second, count(due), count(refused))
+		}
+		for i := range maxDelayed {
+			if !delay("loud", fmt.Sprint("net-", i/2)) {
+				t.Fatalf("attempt %d does not wait", i)
+			}
+		}
+		if delay("loud", "one more") {
+			t.Error("more wait than may")
+		}
+		for i := range mayDelay {
+			if !delay("quiet", "home") {
+				t.Errorf("attempt %d of another name does not wait", i)
+			}
+		}
+		if delay("quiet", "home") {
+			t.Error("more of one client and network wait than may")
+		}
+		if refused["loud"] != mayDelay || p.total != maxDelayed {
+			t.Errorf("%v were refused, %d wait", refused, p.total)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if due["loud"] != maxDelayed-mayDelay || due["quiet"] != mayDelay || len(refused) != 1 || p.total != 0 || len(p.delayed) != 0 {
+			t.Errorf("%v had their turn, %v were refused, %d and %d are left", due, refused, p.total, len(p.delayed))
+		}
+	})
+}

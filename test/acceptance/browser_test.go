@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/internal/arm"
 	"rollcall/internal/config"
 	"rollcall/internal/servertest"
 )
@@ -43,15 +44,75 @@ func TestPageOfAnotherOrigin(t *testing.T) {
 		t.Errorf("without access.origins the answer is %d, want 403", status)
 	}
 
-	// It is refused before it is MQTT: no session begins, and none is refused.
-	for _, path := range []string{"/rollcall/v1/sessions", "/rollcall/v1/refusals"} {
-		var list struct{ Value []json.RawMessage }
-		if err := json.Unmarshal(unnamed.Must(http.MethodGet, path, nil), &list); err != nil {
+	// It is refused before it is MQTT: no session begins. It leaves a trace.
+	var sessions struct{ Value []json.RawMessage }
+	if err := json.Unmarshal(unnamed.Must(http.MethodGet, "/rollcall/v1/sessions", nil), &sessions); err != nil || len(sessions.Value) > 0 {
+		t.Errorf("sessions: %s %v", sessions.Value, err)
+	}
+	all := refusals(t, unnamed)
+	if len(all) < 2 { // of the browser, and of what looks like one
+		t.Errorf("%d refusals", len(all))
+	}
+	for _, x := range all {
+		if x.Reason != "websocket_origin" || !strings.Contains(x.Detail, page.URL) || x.Transport != "ws" || x.Remote == "" {
+			t.Errorf("%+v", x)
+		}
+	}
+}
+
+// refusals are what a server tells of clients that were not let in, the newest
+// first.
+func refusals(t *testing.T, s *servertest.Server) []arm.Refusal {
+	t.Helper()
+	var list struct{ Value []arm.Refusal }
+	if err := json.Unmarshal(s.Must(http.MethodGet, "/rollcall/v1/refusals", nil), &list); err != nil {
+		t.Fatal(err)
+	}
+	return list.Value
+}
+
+// A WebSocket client that HTTP refuses leaves the same trace as one that MQTT
+// refuses.
+func TestEveryRefusedWebSocketLeavesATrace(t *testing.T) {
+	s := servertest.Start(t, nil)
+	good := map[string]string{
+		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+		"Sec-WebSocket-Protocol": "mqtt",
+	}
+	for _, c := range []struct {
+		reason, detail string
+		header, value  string
+		status         int
+	}{
+		{"websocket_origin", "https://evil.example", "Origin", "https://evil.example", http.StatusForbidden},
+		{"websocket_origin", "Sec-Fetch-Site", "Sec-Fetch-Site", "cross-site", http.StatusForbidden},
+		{"websocket_host", "rebound.example", "Host", "rebound.example", http.StatusMisdirectedRequest},
+		{"websocket_upgrade", "proxy", "Upgrade", "", http.StatusUpgradeRequired},
+		{"websocket_protocol", "subprotocol mqtt", "Sec-WebSocket-Protocol", "wamp", http.StatusBadRequest},
+		{"websocket_handshake", "Sec-WebSocket-Version", "Sec-WebSocket-Version", "8", http.StatusUpgradeRequired},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.Info.HTTP[0]+"/mqtt", nil)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if len(list.Value) > 0 {
-			t.Errorf("%s: %s", path, list.Value)
+		for name, value := range good {
+			r.Header.Set(name, value)
 		}
+		if r.Header.Set(c.header, c.value); c.header == "Host" {
+			r.Host = c.value
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close() // only the status matters
+		x := refusals(t, s)[0]
+		if resp.StatusCode != c.status || x.Reason != c.reason || !strings.Contains(x.Detail, c.detail) || x.Transport != "ws" || x.Remote == "" || x.Time.IsZero() {
+			t.Errorf("%s: %s: %d %+v", c.header, c.value, resp.StatusCode, x)
+		}
+	}
+	if m, err := servertest.Metrics(t.Context(), s.Info); err != nil || m[`rollcall_mqtt_refusals_total{reason="websocket_origin"}`] != 2 {
+		t.Errorf("%v %v", m[`rollcall_mqtt_refusals_total{reason="websocket_origin"}`], err)
 	}
 }
 

@@ -1,6 +1,9 @@
 package broker
 
 import (
+	"cmp"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,22 +37,98 @@ const (
 
 // refusals leaves a trace of every client that was not let in: a counter, a line
 // of the log, of which there are only so many, and the newest of them in memory.
+//
+// When those are full, one goes of the reason with the most, and of its network
+// with the most: whoever scans ports or guesses passwords pushes out his own, and
+// not the device that somebody is looking for.
 type refusals struct {
 	counter *prometheus.CounterVec
 
 	mu     sync.Mutex
-	ring   []Refused
-	next   int // in ring, once it is full
+	kept   int
+	next   uint64 // number of the next
+	by     map[string]*refusedFor
 	lines  *rate.Limiter
 	missed int // lines that were not logged
+}
+
+// refusedFor are those of one reason, by network.
+type refusedFor struct {
+	kept int
+	from map[string][]numberedRefusal // oldest first
+}
+
+type numberedRefusal struct {
+	Refused
+	n uint64
 }
 
 func newRefusals() *refusals {
 	return &refusals{
 		counter: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rollcall_mqtt_refusals_total", Help: "Clients that were not let in, by reason."}, []string{"reason"}),
+		by:    make(map[string]*refusedFor),
 		lines: rate.NewLimiter(1, refusalLines),
 	}
+}
+
+// keep has x among the newest. It is locked.
+func (f *refusals) keep(x Refused) {
+	if f.kept == refusalsKept {
+		f.drop()
+	}
+	r := f.by[x.Reason]
+	if r == nil {
+		r = &refusedFor{from: make(map[string][]numberedRefusal)}
+		f.by[x.Reason] = r
+	}
+	net := networkOf(x.Remote)
+	r.from[net] = append(r.from[net], numberedRefusal{x, f.next})
+	r.kept++
+	f.kept++
+	f.next++
+}
+
+// drop forgets one. It looks at each reason and at each network of one of them,
+// at most 1,000, which takes microseconds.
+func (f *refusals) drop() {
+	var most *refusedFor
+	var reason, net string
+	for name, r := range f.by {
+		if most == nil || r.kept > most.kept {
+			most, reason = r, name
+		}
+	}
+	var longest []numberedRefusal
+	for from, l := range most.from {
+		if len(l) > len(longest) || len(l) == len(longest) && l[0].n < longest[0].n {
+			longest, net = l, from
+		}
+	}
+	f.kept--
+	if most.kept--; most.kept == 0 {
+		delete(f.by, reason)
+	}
+	if len(longest) == 1 {
+		delete(most.from, net)
+		return
+	}
+	longest[0] = numberedRefusal{} // the array lives on
+	most.from[net] = longest[1:]
+}
+
+// networkOf is the IPv4 address, or the IPv6 /64, of a peer.
+func networkOf(remote string) string {
+	a, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return remote
+	}
+	ip := a.Addr().Unmap().WithZone("")
+	if ip.Is4() {
+		return ip.String()
+	}
+	net, _ := ip.Prefix(64) // which IPv6 addresses are long enough for
+	return net.String()
 }
 
 // Refuse notes that somebody was not let in. Time is set here.
@@ -63,12 +142,7 @@ func (b *Broker) Refuse(x Refused) {
 	f := b.refusals
 	f.counter.WithLabelValues(x.Reason).Inc()
 	f.mu.Lock()
-	if len(f.ring) < refusalsKept {
-		f.ring = append(f.ring, x)
-	} else {
-		f.ring[f.next] = x
-		f.next = (f.next + 1) % refusalsKept
-	}
+	f.keep(x)
 	said, missed := f.lines.AllowN(time.Time{}.Add(b.clock.Monotonic()), 1), f.missed
 	if f.missed++; said {
 		f.missed = 0
@@ -86,17 +160,23 @@ func (b *Broker) Refuse(x Refused) {
 }
 
 // Refusals returns up to limit of the clients that were not let in lately, the
-// newest first. At most the last 1,000 are known.
+// newest first. At most 1,000 are known; see refusals for which.
 func (b *Broker) Refusals(limit int) []Refused {
 	f := b.refusals
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := min(limit, len(f.ring))
-	all := make([]Refused, 0, max(n, 0))
-	for i := range n {
-		all = append(all, f.ring[(f.next+len(f.ring)-1-i)%len(f.ring)])
+	all := make([]numberedRefusal, 0, f.kept)
+	for _, r := range f.by {
+		for _, l := range r.from {
+			all = append(all, l...)
+		}
 	}
-	return all
+	f.mu.Unlock()
+	slices.SortFunc(all, func(a, b numberedRefusal) int { return cmp.Compare(b.n, a.n) })
+	out := make([]Refused, 0, max(0, min(limit, len(all))))
+	for _, x := range all[:cap(out)] {
+		out = append(out, x.Refused)
+	}
+	return out
 }
 
 // RefusedByListener notes a connection that the listeners did not hand over.

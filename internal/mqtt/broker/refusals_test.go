@@ -103,6 +103,35 @@ func TestRefusalsAreBounded(t *testing.T) {
 	}
 }
 
+// Refusals of one kind, or of one network, do not push out those of others.
+func TestAFloodOfRefusalsLeavesThoseOfOthers(t *testing.T) {
+	s := start(t, settings{})
+	refuse := func(id, reason, remote string) {
+		s.b.Refuse(broker.Refused{ClientID: id, Reason: reason, Remote: remote, Text: "x"})
+	}
+	refuse("alone in its reason", "disabled", "192.0.2.1:1")
+	refuse("alone in its network", "password", "192.0.2.1:1")
+	for i := range 3000 {
+		refuse("scanner", "not_connect", fmt.Sprintf("198.51.100.%d:1", i%250))
+		refuse("guesser", "password", fmt.Sprintf("203.0.113.7:%d", i+1))
+		refuse("guesser", "password", fmt.Sprintf("[2001:db8::%x]:1", i+1)) // one /64
+	}
+	all := s.b.Refusals(5000)
+	seen := map[string]int{}
+	for _, x := range all {
+		seen[x.ClientID]++
+	}
+	if len(all) != 1000 || seen["alone in its reason"] != 1 || seen["alone in its network"] != 1 || seen["scanner"] == 0 || seen["guesser"] == 0 {
+		t.Errorf("%d refusals: %v", len(all), seen)
+	}
+	if all[0].ClientID != "guesser" || all[999].ClientID != "alone in its reason" {
+		t.Errorf("they are listed from %q to %q", all[0].ClientID, all[999].ClientID)
+	}
+	if got := s.b.Refusals(-1); len(got) != 0 {
+		t.Errorf("%d where none were asked for", len(got))
+	}
+}
+
 // What strangers hold is bounded for each, and for all of them.
 func TestStrangersHoldLittle(t *testing.T) {
 	for _, transport := range []string{"tcp", "tls", "ws"} {

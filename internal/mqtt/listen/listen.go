@@ -61,7 +61,7 @@ type Door struct{ s *Server }
 // Admit counts a new connection, or reports that there are too many. Leave is
 // due when an admitted one has ended.
 func (d Door) Admit() bool {
-	if !d.s.admit() {
+	if !d.s.admit(Info{}) {
 		return false
 	}
 	d.s.metrics.tcp.Inc()
@@ -189,10 +189,10 @@ func (s *Server) serve(nc net.Conn, info Info) {
 }
 
 // admit counts a new connection, or reports that there are too many.
-func (s *Server) admit() bool {
+func (s *Server) admit(info Info) bool {
 	if s.open.Add(1) > int64(s.opts.MaxConnections) {
 		s.open.Add(-1)
-		s.refuse(Info{}, "limit", fmt.Sprintf("%d connections are open, as many as there may be", s.opts.MaxConnections))
+		s.refuse(info, "limit", fmt.Sprintf("%d connections are open, as many as there may be", s.opts.MaxConnections))
 		return false
 	}
 	s.conns.Add(1)
@@ -257,7 +257,7 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, each func(net.Conn
 		}
 		pause = 5 * time.Millisecond
 		s.resumed()
-		if !s.admit() {
+		if !s.admit(Info{Remote: nc.RemoteAddr().String()}) {
 			nc.Close()
 			continue
 		}

@@ -28,17 +28,18 @@ func (e *Ending) Error() string { return e.Evidence.Detail }
 func (s *Server) WebSocket(local func(*http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+			s.refuse(refusedRequest(r), "websocket_upgrade", "the request asks for no WebSocket; does a proxy in front take the Upgrade header away?")
 			w.Header().Set("Upgrade", "websocket")
 			http.Error(w, "this path serves MQTT over WebSocket: connect with a WebSocket client, subprotocol mqtt", http.StatusUpgradeRequired)
 			return
 		}
 		protocol := offered(r)
 		if protocol == "" { // [MQTT-6.0.0-3]
-			s.refuse(Info{Transport: "ws", Remote: r.RemoteAddr}, "websocket_protocol", "the WebSocket client does not offer the subprotocol mqtt")
+			s.refuse(refusedRequest(r), "websocket_protocol", "the WebSocket client does not offer the subprotocol mqtt")
 			http.Error(w, "offer the WebSocket subprotocol mqtt", http.StatusBadRequest)
 			return
 		}
-		if !s.admit() {
+		if !s.admit(refusedRequest(r)) {
 			http.Error(w, "too many connections, try again later", http.StatusServiceUnavailable)
 			return
 		}
@@ -48,27 +49,41 @@ func (s *Server) WebSocket(local func(*http.Request) bool) http.Handler {
 		}
 		raw, rw, _, err := up.Upgrade(r, w)
 		if err != nil {
-			s.refuse(Info{Transport: "ws", Remote: r.RemoteAddr}, "websocket_handshake", "the WebSocket handshake failed: "+err.Error())
+			s.refuse(refusedRequest(r), "websocket_handshake", "the WebSocket handshake failed: "+err.Error())
 			s.leave()
 			return
 		}
 		early, err := buffered(rw.Reader)
 		if err != nil {
+			s.refuse(refusedRequest(r), "websocket_handshake", "what came behind the WebSocket handshake cannot be read: "+err.Error())
 			raw.Close()
 			s.leave()
 			return
 		}
-		transport := "ws"
-		if r.TLS != nil {
-			transport = "wss"
-		}
-		info := s.info(transport, raw)
+		info := s.info(scheme(r), raw)
 		info.Confidential, info.TLS = r.TLS != nil, r.TLS
 		info.Loopback = info.Loopback && local(r)
 		// net/http waits for nothing after a hijack: go on without its stack
 		// and buffers.
 		go s.serve(&wsConn{Conn: raw, early: early}, info)
 	})
+}
+
+// RefusedRequest notes a request for MQTT over WebSocket that did not get here;
+// see Options.Refused.
+func (s *Server) RefusedRequest(r *http.Request, reason, text string) {
+	s.refuse(refusedRequest(r), reason, text)
+}
+
+func refusedRequest(r *http.Request) Info {
+	return Info{Transport: scheme(r), Remote: r.RemoteAddr}
+}
+
+func scheme(r *http.Request) string {
+	if r.TLS != nil {
+		return "wss"
+	}
+	return "ws"
 }
 
 // offered picks the subprotocol: "mqtt" if the client offers it, else the
