@@ -156,7 +156,11 @@ func (d *Destination) decorate(h http.Header, e *event.Event) {
 				delete(h, have)
 			}
 		}
-		h[a.Name] = []string{v}
+		name := a.Name
+		if strings.EqualFold(name, "User-Agent") {
+			name = "User-Agent" // net/http would add its own beside another spelling
+		}
+		h[name] = []string{v}
 	}
 }
 
