@@ -95,7 +95,7 @@ func Open(ctx context.Context, cfg config.Config, o Options) (_ *Server, err err
 		}
 	}()
 	s.files = shareDescriptors(descriptorLimit(), cfg)
-	if n := s.files; n.Connections < n.Configured {
+	if n := s.files; n.low(config.Default(cfg.Profile).MQTT.MaxConnections) {
 		o.Log.Warn("the limit of file descriptors is too low for mqtt.maxConnections: fewer connections are let in",
 			"limit", n.Limit, "maxConnections", n.Configured, "connections", n.Connections)
 	}

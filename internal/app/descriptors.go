@@ -26,6 +26,16 @@ const (
 	minConnections = 16
 )
 
+// low reports whether the limit is worth a warning, and not only a line of the
+// start-up block: it keeps out connections that somebody has asked for, or most
+// of any fleet.
+func (d Descriptors) low(byDefault int) bool {
+	return d.Connections < d.Configured && (d.Configured != byDefault || d.Connections < fewConnections)
+}
+
+// fewConnections are fewer than an ordinary limit of 4,096 leaves.
+const fewConnections = 1024
+
 // shareDescriptors shares out a limit.
 func shareDescriptors(limit uint64, c config.Config) Descriptors {
 	d := Descriptors{Limit: limit, Connections: c.MQTT.MaxConnections, Configured: c.MQTT.MaxConnections,

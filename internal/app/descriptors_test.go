@@ -26,3 +26,23 @@ func TestDescriptorsAreSharedOut(t *testing.T) {
 		t.Errorf("an unknown limit lowers connections to %d", d.Connections)
 	}
 }
+
+// Only a limit that keeps out what somebody asked for, or nearly everybody, is
+// warned about: an ordinary one is not.
+func TestLowLimitsAreWarnedAbout(t *testing.T) {
+	byDefault := config.Default(config.Open)
+	asked := byDefault
+	asked.MQTT.MaxConnections = 50_000
+	for _, c := range []struct {
+		limit uint64
+		c     config.Config
+		low   bool
+	}{
+		{20_000, byDefault, false}, {1024, byDefault, true}, {4096, byDefault, false}, {1 << 20, byDefault, false}, {0, byDefault, false},
+		{20_000, asked, true}, {65_536, asked, false}, {1 << 20, asked, false},
+	} {
+		if d := shareDescriptors(c.limit, c.c); d.low(byDefault.MQTT.MaxConnections) != c.low {
+			t.Errorf("limit %d, %d connections asked for: %+v, warned about: %v", c.limit, c.c.MQTT.MaxConnections, d, !c.low)
+		}
+	}
+}

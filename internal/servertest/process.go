@@ -22,8 +22,13 @@ import (
 // Binary builds the product once per test process, as make build does but with
 // symbols, and returns the file. Without cgo the store's memory is on Go's
 // heap; with it, it is libc's, which keeps much more than is in use.
+// ROLLCALL_TEST_BINARY names another one, of an earlier revision for one, to see
+// what the tests say about that.
 func Binary(t testing.TB) string {
 	t.Helper()
+	if name := os.Getenv("ROLLCALL_TEST_BINARY"); name != "" {
+		return name
+	}
 	build.once.Do(func() {
 		dir, err := os.MkdirTemp("", "rollcall-bin-")
 		if err != nil {

@@ -1,10 +1,12 @@
 package hostile
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -13,9 +15,10 @@ import (
 	"rollcall/internal/servertest"
 )
 
-// At the limit of file descriptors, with clients that take every connection they
-// can get, the store keeps what it needs: a publish for a stored session is
-// acknowledged, nothing ends, and the log says once that accepting is bounded.
+// At the limit of file descriptors, with a fleet that has every connection it
+// can get and clients that come and go, the store keeps what it needs: messages
+// for stored sessions are acknowledged and come out again, nothing ends, and the
+// log says once that accepting is bounded.
 func TestTheStoreHasDescriptorsThatSocketsCannotTake(t *testing.T) {
 	const limit = 512
 	p := servertest.StartProcessUnder(t, limit, filepath.Join(t.TempDir(), "data"),
@@ -25,7 +28,7 @@ func TestTheStoreHasDescriptorsThatSocketsCannotTake(t *testing.T) {
 	dial := func(id string) *peer.Conn {
 		t.Helper()
 		const expiry = 3600
-		connect := packet.Connect{ClientID: id, CleanStart: false}
+		connect := packet.Connect{ClientID: id, CleanStart: false, ReceiveMaximum: 10}
 		connect.SessionExpiryInterval = expiry
 		c, _, err := peer.Dial(t.Context(), target, packet.V5, nil, connect)
 		if err != nil {
@@ -33,52 +36,69 @@ func TestTheStoreHasDescriptorsThatSocketsCannotTake(t *testing.T) {
 		}
 		return c
 	}
-	const sleepers = 4
+	const sleepers = 8
 	for n := range sleepers {
 		sub := dial(fmt.Sprintf("sleeper-%d", n))
 		filter := fmt.Sprintf("t/%d", n)
-		if err := sub.Send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{{Filter: filter, QoS: 1}}}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := sub.Receive(time.Now().Add(servertest.Patience)); err != nil {
-			t.Fatal(err)
-		}
+		subscribe(t, sub, filter, 1)
 		if err := sub.Disconnect(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	pub := dial("publisher")
+	pub, reader := dial("publisher"), dial("reader") // which reads once all has been published
 	defer pub.Close()
+	defer reader.Close()
+	subscribe(t, reader, "t/0", 1)
 	addr := p.Info.MQTT[0]
+	for n := range 2 * limit { // the fleet: it is let in, and stays
+		c, err := net.DialTimeout("tcp", addr, servertest.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write(connect(t, packet.V5, fmt.Sprintf("fleet-%d", n))); err != nil && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Fatal(err) // but not if there are as many as there may be
+		}
+	}
 	stop, done := make(chan struct{}), make(chan struct{})
-	go func() { // takes every connection there is
+	go func() { // those that come and go: they take every descriptor that gets free
 		defer close(done)
 		var held []net.Conn
-		for n := 0; ; n++ {
+		defer func() {
+			for _, c := range held {
+				c.Close()
+			}
+		}()
+		pace := time.NewTicker(time.Millisecond)
+		defer pace.Stop()
+		for {
 			select {
 			case <-stop:
-				for _, c := range held {
-					c.Close()
-				}
 				return
-			default:
+			case <-pace.C:
 			}
 			if c, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
 				held = append(held, c)
 			}
-			if len(held) > 3*limit {
+			if len(held) > limit {
 				held[0].Close()
 				held = held[1:]
 			}
 		}
 	}()
 	payload := make([]byte, 64<<10)
-	for n := range 400 { // 25 MB: several tables and logs
+	const messages = 800 // 52 MB: more tables and logs than the store has memory for
+	for n := range messages {
 		if err := pub.Send(&packet.Publish{Topic: fmt.Appendf(nil, "t/%d", n%sleepers), QoS: 1, PacketID: uint16(n%60000 + 1), Payload: payload}); err != nil {
 			t.Fatalf("publish %d: %v", n, err)
 		}
 		if _, err := pub.Receive(time.Now().Add(servertest.Patience)); err != nil {
 			t.Fatalf("publish %d is not acknowledged: %v", n, err)
+		}
+	}
+	for n := range messages / sleepers {
+		if m, ok := next(t, reader).(*packet.Publish); !ok || respond(t, reader, m) == nil {
+			t.Fatalf("message %d is %T", n, m)
 		}
 	}
 	close(stop)
