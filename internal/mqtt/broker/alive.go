@@ -72,7 +72,7 @@ func (c *conn) isStuck(now time.Duration) bool {
 // isDeaf reports that what the client sends is not being read, which is not its
 // silence. The caller holds the lock.
 func (c *conn) isDeaf() bool {
-	return c.frozen || c.indebted || c.s.Paused() || c.link.isDeaf()
+	return c.frozen || c.indebted || len(c.fans) > 0 || c.s.Paused() || c.link.isDeaf()
 }
 
 // tick wakes connections whose deadline may have come.

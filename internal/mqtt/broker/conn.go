@@ -62,6 +62,10 @@ type conn struct {
 	shared    filters        // of shared subscriptions, if there is no box
 	waiting   chan struct{}  // somebody waits for room
 
+	fans      []*fan // of the client's messages: the first is under way, the others wait behind it
+	dissolves bool   // it is to dissolve after the last of them
+	departs   bool   // it is about to depart
+
 	catchUps   []func()       // called when what has arrived is handled
 	caught     int            // bytes handled since somebody waits for that
 	successors []func(*round) // called when it has departed

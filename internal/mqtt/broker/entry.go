@@ -132,7 +132,7 @@ func (c *conn) enter(r *round, e *entry, ad session.Admission) (admit func(*roun
 	}
 	if undone != nil { // its session is over, or its delay [MQTT-3.1.3-9]
 		rl.beginWill(c.name.id, false)
-		b.publishWill(r, rl, c.name.id, undone)
+		b.publishWill(r, rl, c.name.id, undone, nil)
 	} else if e.rescue != nil && !rl.publishesWill(c.name.id) { // its connection said good-bye meanwhile
 		rl.beginWill(c.name.id, false)
 		b.removeWill(rl, c.name.id, c.name.id)

@@ -22,3 +22,18 @@ func (b *Broker) Held(realm, id string) (waiting, memory int) {
 	}
 	return waiting, memory
 }
+
+// HoldLoop stops the first event loop until release is called: what arrives
+// meanwhile comes in its next turn.
+func (b *Broker) HoldLoop() (release func()) {
+	held, released := make(chan struct{}), make(chan struct{})
+	b.mu.Lock()
+	l := b.loops.all[0]
+	b.mu.Unlock()
+	l.call(func() {
+		close(held)
+		<-released
+	})
+	<-held
+	return func() { close(released) }
+}

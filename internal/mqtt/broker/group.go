@@ -62,14 +62,15 @@ const chooseMax = 1024
 
 // choose returns the member that a message of that QoS goes to: the next one
 // that can be sent it now; else one that is connected; else, unless it would be
-// lost, one that is stored. Without is left out.
-func (g *group) choose(qos packet.QoS, without grant) (grant, bool) {
+// lost, one that is stored. Without is left out. Asked is how many it has asked.
+func (g *group) choose(qos packet.QoS, without grant) (member grant, asked int, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	online, stored := -1, -1
 	n := len(g.members)
-	for k := range min(n, chooseMax) {
-		i := (g.next + k) % n
+	for asked < min(n, chooseMax) {
+		i := (g.next + asked) % n
+		asked++
 		m := g.members[i]
 		if m.is(without) && (without.conn != nil || without.box != nil) {
 			continue
@@ -77,7 +78,7 @@ func (g *group) choose(qos packet.QoS, without grant) (grant, bool) {
 		switch m.readiness(min(qos, m.qos)) {
 		case ready:
 			g.next = i + 1
-			return m, true
+			return m, asked, true
 		case slow:
 			if online < 0 {
 				online = i
@@ -99,9 +100,9 @@ func (g *group) choose(qos packet.QoS, without grant) (grant, bool) {
 		g.next = i + 1
 	}
 	if i < 0 {
-		return grant{}, false
+		return grant{}, asked, false
 	}
-	return g.members[i], true
+	return g.members[i], asked, true
 }
 
 // readiness says how soon a client can take a message.

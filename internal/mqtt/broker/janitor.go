@@ -212,6 +212,6 @@ func (b *Broker) willDue(rl *realm, key string) {
 		r := b.begin()
 		r.remote = true
 		defer b.done(r)
-		b.publishWill(r, rl, key, w)
+		b.publishWill(r, rl, key, w, nil)
 	})
 }

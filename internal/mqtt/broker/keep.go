@@ -182,17 +182,27 @@ func (c *conn) offline(expiry uint32, will bool) Stage {
 // dissolve is the owner's last: what ends with the connection ends, the Will is
 // published if it does not wait, and the next connection of the name may go on.
 // If another, who ended the session, has not settled that yet, he dissolves it
-// too.
+// too. All that comes after what the client has sent is handed to its subscribers.
 func (c *conn) dissolve(r *round) {
 	c.mu.Lock()
+	if c.dissolves = len(c.fans) > 0; c.dissolves {
+		c.mu.Unlock()
+		return
+	}
 	if c.abandoned = c.final != nil && !c.released; c.abandoned {
 		c.mu.Unlock()
 		return
 	}
 	f, left, tells, held := c.final, c.left, c.tells, c.held
 	c.final, c.left = nil, nil
+	c.departs = true
 	c.mu.Unlock()
-	defer c.depart(r)
+	handed := false
+	defer func() {
+		if !handed {
+			c.depart(r)
+		}
+	}()
 	bx := c.box
 	if bx == nil {
 		c.realm.removeAll(c, c.shared, grant{conn: c})
@@ -209,7 +219,8 @@ func (c *conn) dissolve(r *round) {
 		}
 		c.realm.beginWill(c.name.id, false)
 	}
-	c.b.publishWill(r, c.realm, c.name.id, &stored.Will{Message: f.Will})
+	handed = true
+	c.b.publishWill(r, c.realm, c.name.id, &stored.Will{Message: f.Will}, c.depart)
 }
 
 // end ends the session: nothing goes to it any more, and what a shared

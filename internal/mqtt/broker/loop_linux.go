@@ -30,6 +30,7 @@ type loop struct {
 	buf    []byte
 	cipher []byte // as it comes over TLS; nil until there is some
 	round  round
+	pacing pacing
 	conns  []*socket // by descriptor
 	count  atomic.Int32
 
@@ -39,7 +40,10 @@ type loop struct {
 	posted []*socket
 	calls  []func()
 	asleep bool
-	spare  []*socket
+
+	// The loop's own.
+	waiting []*socket // taken from posted
+	next    int       // the first of them that is not attended to
 }
 
 // loops are the event loops of a broker, while there are listeners or
@@ -54,6 +58,7 @@ const (
 	loopBuffer = 128 << 10
 	eventsMax  = 256
 	roundBytes = 256 << 10 // of messages, after which they are written: they are in the processor's cache yet
+	postedMax  = 256       // connections handed over by others that are attended to before those that can be read
 )
 
 // Acceptor returns what accepts plain TCP connections, or nil if Options say
@@ -184,6 +189,7 @@ func newLoop(b *Broker, g *loops) (*loop, error) {
 		return nil, errors.Join(err, unix.Close(ev), file.Close())
 	}
 	l := &loop{file: file, raw: raw, b: b, group: g, epoll: ep, event: ev, buf: make([]byte, loopBuffer), acceptors: make(map[int]*acceptor)}
+	l.round.pacing = &l.pacing
 	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, ev, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(ev)}); err != nil {
 		l.free()
 		return nil, err
@@ -226,7 +232,7 @@ func (l *loop) run() {
 	defer l.free()
 	events := make([]unix.EpollEvent, eventsMax)
 	for {
-		posted, calls, idle := l.takePosted()
+		calls, idle := l.takePosted()
 		var n int
 		if idle {
 			if l.group.close.Load() && l.count.Load() == 0 {
@@ -242,10 +248,8 @@ func (l *loop) run() {
 		for _, f := range calls {
 			f()
 		}
-		for i, s := range posted {
-			posted[i] = nil
-			s.attend(&l.round)
-		}
+		l.pacing.left = fanTurn
+		l.attendPosted()
 		for i := range n {
 			l.dispatch(&events[i])
 			if l.round.gathered >= roundBytes {
@@ -253,9 +257,7 @@ func (l *loop) run() {
 			}
 		}
 		l.round.end(l.b)
-		l.mu.Lock()
-		l.spare = posted[:0]
-		l.mu.Unlock()
+		l.pacing.goOn(&l.round)
 	}
 }
 
@@ -266,14 +268,24 @@ func (l *loop) retire() bool {
 	return len(l.posted) == 0 && len(l.calls) == 0
 }
 
-// takePosted takes what others have handed over; idle if that is nothing.
-func (l *loop) takePosted() (posted []*socket, calls []func(), idle bool) {
+// attendPosted attends to what others have handed over, or some of it.
+func (l *loop) attendPosted() {
+	for end := min(l.next+postedMax, len(l.waiting)); l.next < end; l.next++ {
+		s := l.waiting[l.next]
+		l.waiting[l.next] = nil
+		s.attend(&l.round)
+	}
+}
+
+// takePosted takes what others have handed over; idle if there is nothing to do.
+func (l *loop) takePosted() (calls []func(), idle bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	posted, calls = l.posted, l.calls
-	l.posted, l.calls = l.spare, nil
-	l.spare = nil
-	return posted, calls, len(posted) == 0 && len(calls) == 0
+	if l.next == len(l.waiting) { // what comes meanwhile waits for a turn of its own
+		l.waiting, l.posted, l.next = l.posted, l.waiting[:0], 0
+	}
+	calls, l.calls = l.calls, nil
+	return calls, len(l.waiting) == 0 && len(calls) == 0 && len(l.pacing.fans) == 0
 }
 
 // sleep waits for events, or for a post.

@@ -20,7 +20,7 @@ func (b *Broker) endExcessive(r *round, f *fan) {
 	if f.groups > most {
 		copies = make(map[holder]int)
 		for i := range f.to {
-			if t := &f.to[i]; t.share != "" {
+			if t := &f.to[i]; t.group != nil {
 				copies[t.holder()]++
 			}
 		}

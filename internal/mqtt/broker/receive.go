@@ -66,7 +66,7 @@ func (c *conn) take(r *round, data []byte, a *actions) (used int, v verdict) {
 		switch {
 		case c.s.Ended():
 			return used, over
-		case c.frozen || c.s.Paused() || c.owes():
+		case c.frozen || c.s.Paused() || len(c.fans) > 0 || c.owes():
 			return used, held
 		}
 		n, err := packet.Frame(data[used:], c.b.cfg.MaximumPacketSize)

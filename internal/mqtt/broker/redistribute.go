@@ -31,7 +31,7 @@ func (b *Broker) handOn(r *round, rl *realm, share string, m *session.Message, f
 		b.metrics.drop("no_member")
 		return
 	}
-	member, ok := g.choose(m.QoS, from)
+	member, _, ok := g.choose(m.QoS, from)
 	if !ok {
 		b.metrics.drop("no_member")
 		return
@@ -99,7 +99,7 @@ func (bx *box) handOn(e *stored.Entry) {
 		b.metrics.drop("no_member")
 		return
 	}
-	member, ok := g.choose(e.Message.QoS, bx.grant())
+	member, _, ok := g.choose(e.Message.QoS, bx.grant())
 	if !ok {
 		b.metrics.drop("no_member")
 		return

@@ -32,6 +32,7 @@ type round struct {
 	pubrel  packet.Pubrel
 	pubcomp packet.Pubcomp
 
+	pacing  *pacing         // of an event loop; nil: nobody waits for the goroutine
 	fans    []*fan          // not in use
 	store   *stored.Store   // of batches
 	batches []*stored.Batch // by partition; nil: none yet

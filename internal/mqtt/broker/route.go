@@ -16,19 +16,19 @@ import (
 // [MQTT-3.3.4-2], and to one member of each shared subscription. It is the
 // owner's, so messages of one publisher arrive in its order: at once where the
 // session ends with its connection, once the message is stored where it does
-// not. Token is settled by then; route reports whether it is, and with what.
+// not; in slices where there are many, see fan. Token is settled by then; route
+// reports whether it is, and with what.
 func (c *conn) route(r *round, m *session.Message, token uint64, id uint16) (code packet.ReasonCode, settled bool) {
 	r.byQoS[m.QoS]++
 	if bx := c.box; bx != nil && m.QoS == packet.QoS2 {
 		bx.noteInbound(id, false)
 	}
-	var p *publisher
-	if m.Retain { // [MQTT-3.3.1-5]
-		p = newPublisher(c, token, id)
-		c.b.retain(r, c.realm, m, p)
+	f := r.takeFan()
+	f.b, f.realm, f.message, f.by, f.token, f.id = c.b, c.realm, m, c, token, id
+	if !c.fan(r, f) {
+		return 0, false
 	}
-	p, code = c.b.fanOut(r, c.realm, m, p, c, token, id)
-	return code, p == nil || p.routed(r)
+	return f.finish(r)
 }
 
 // publisher waits for the parts of a message to be stored: its queue entries
@@ -120,57 +120,6 @@ func (p *publisher) settle(r *round) {
 		return
 	}
 	c.unstored(r, *failure)
-}
-
-// fanOut hands m to its subscribers. Where it is to be stored first, p, made if
-// it is nil, is told when it is. The code is for the publisher: whether there
-// was anybody, section 3.4.2.1.
-func (b *Broker) fanOut(r *round, rl *realm, m *session.Message, p *publisher, c *conn, token uint64, id uint16) (*publisher, packet.ReasonCode) {
-	f := r.takeFan()
-	defer r.putFan(f)
-	f.found = rl.tree.Match(m.Topic, f.found[:0])
-	f.collect(m)
-	r.fanned += len(f.found)
-	b.endExcessive(r, f)
-	var keep *publication
-	for i := range f.to {
-		t := &f.to[i]
-		qos := min(t.qos, m.QoS)
-		if m.Retain {
-			t.note(m)
-		}
-		switch {
-		case t.ended:
-		case t.conn != nil:
-			t.conn.deliver(r, m, t.qos, t.retain, f.idsOf(t), t.share)
-		case qos == packet.QoS0:
-			if c := t.box.online(); c != nil {
-				c.deliver(r, m, t.qos, t.retain, f.idsOf(t), t.share)
-			}
-		default:
-			if keep == nil {
-				if p == nil {
-					p = newPublisher(c, token, id)
-				}
-				keep = &publication{b: b, realm: rl, message: m.Keep(), by: p}
-			}
-			keep.boxes = append(keep.boxes, t.box)
-			keep.targets = append(keep.targets, stored.Target{Session: t.box.name, Epoch: t.box.key.Epoch, QoS: qos,
-				Retain: t.retain, SubscriptionIDs: append([]uint32(nil), f.idsOf(t)...), Share: t.share})
-		}
-	}
-	code := packet.Success
-	if len(f.found) == 0 { // it counts, too, who wants none of its own
-		code = packet.NoMatchingSubscribers
-	}
-	if p != nil {
-		p.code = code
-	}
-	if keep != nil {
-		p.part()
-		b.keep(r, keep)
-	}
-	return p, code
 }
 
 // publication is a message on its way to the store.
@@ -330,161 +279,4 @@ func storageCode(err error) packet.ReasonCode {
 		return packet.ImplementationSpecificError
 	}
 	return 0
-}
-
-// fan is what routing one message needs. It is used again.
-type fan struct {
-	found  []grant
-	to     []receiver
-	ids    []uint32
-	groups int            // shared subscriptions among them
-	seen   map[holder]int // where in to, when there are many
-}
-
-// receiver is one client that a message goes to.
-type receiver struct {
-	conn   *conn
-	box    *box
-	share  string // the shared subscription that it comes by
-	found  int    // how many of its subscriptions match
-	ended  bool   // there are too many
-	first  int    // its subscription identifiers in fan.ids
-	n      int
-	qos    packet.QoS
-	retain bool
-}
-
-// note has the client's connection, if there is one, note that a retained
-// message comes to it now.
-func (t *receiver) note(m *session.Message) {
-	c := t.conn
-	if c == nil {
-		c = t.box.online()
-	}
-	if c != nil {
-		c.note(m)
-	}
-}
-
-const (
-	searchMax = 8       // receivers up to which they are searched one by one
-	foundMax  = 1 << 14 // larger ones are not kept
-)
-
-func (f *fan) idsOf(t *receiver) []uint32 { return f.ids[t.first : t.first+t.n] }
-
-func (f *fan) clear() {
-	if cap(f.found) > foundMax {
-		*f = fan{}
-		return
-	}
-	clear(f.found) // no connection is kept alive
-	clear(f.to)
-	clear(f.seen)
-	f.to, f.ids, f.groups = f.to[:0], f.ids[:0], 0
-}
-
-// collect makes receivers of the subscriptions found: those of one client are
-// merged, and clients that do not want their own messages [MQTT-3.8.3-3] are
-// left out. A shared subscription is one of its own (4.8.2).
-func (f *fan) collect(m *session.Message) {
-	ids := false
-	for i := range f.found {
-		g := &f.found[i]
-		ids = ids || g.id != 0
-		if g.group != nil {
-			if member, ok := g.group.choose(m.QoS, grant{}); ok {
-				f.groups++
-				f.to = append(f.to, receiver{conn: member.conn, box: member.box, share: g.group.filter, qos: member.qos,
-					retain: m.Retain && member.asPublished, first: len(f.ids)})
-				f.addID(member.id)
-			}
-			continue
-		}
-		if g.noLocal && m.From == g.name() {
-			continue
-		}
-		if t := f.find(g); t != nil {
-			t.found++
-			t.qos = max(t.qos, g.qos)
-			t.retain = t.retain || m.Retain && g.asPublished
-			continue
-		}
-		if len(f.found) > searchMax {
-			if f.seen == nil {
-				f.seen = make(map[holder]int)
-			}
-			f.seen[g.holder()] = len(f.to)
-		}
-		f.to = append(f.to, receiver{conn: g.conn, box: g.box, found: 1, qos: g.qos, retain: m.Retain && g.asPublished})
-	}
-	if ids {
-		f.collectIDs(m)
-	}
-}
-
-// collectIDs gives each receiver the identifiers of all its subscriptions that
-// match [MQTT-3.3.4-3] to [MQTT-3.3.4-5].
-func (f *fan) collectIDs(m *session.Message) {
-	wanted := func(g *grant) *receiver {
-		if g.group != nil || g.id == 0 || g.noLocal && m.From == g.name() {
-			return nil
-		}
-		return f.find(g)
-	}
-	for i := range f.found {
-		if t := wanted(&f.found[i]); t != nil {
-			t.n++
-		}
-	}
-	for i := range f.to {
-		if t := &f.to[i]; t.share == "" {
-			t.first = len(f.ids)
-			f.ids = append(f.ids, make([]uint32, t.n)...)
-			t.n = 0
-		}
-	}
-	for i := range f.found {
-		g := &f.found[i]
-		if t := wanted(g); t != nil {
-			f.ids[t.first+t.n] = g.id
-			t.n++
-		}
-	}
-}
-
-func (f *fan) addID(id uint32) {
-	if id != 0 {
-		f.ids = append(f.ids, id)
-		f.to[len(f.to)-1].n = 1
-	}
-}
-
-func (g *grant) name() string {
-	if g.box != nil {
-		return g.box.name
-	}
-	return g.conn.name.id
-}
-
-func (g *grant) holder() holder {
-	if g.box != nil {
-		return g.box
-	}
-	return g.conn
-}
-
-func (f *fan) find(g *grant) *receiver {
-	if len(f.found) > searchMax {
-		if i, ok := f.seen[g.holder()]; ok {
-			return &f.to[i]
-		}
-		return nil
-	}
-	for i := range f.to {
-		if f.to[i].conn == g.conn && f.to[i].box == g.box && f.to[i].share == "" {
-			return &f.to[i]
-		}
-	}
-	return nil
 }

@@ -70,7 +70,7 @@ func (s *socket) checkCaughtUp(asked int) {
 	case s.conn.s.Ended(): // whoever settles the end tells
 	case s.closing, s.blocked && s.behind(), s.owes(): // no more is read for now
 		caughtUp = true
-	case s.frozen || s.conn.s.Paused() || s.tired: // what has arrived is handled afterwards
+	case s.frozen || s.conn.s.Paused() || s.tired || len(s.fans) > 0: // what has arrived is handled afterwards
 	default:
 		caughtUp = !s.readable || s.caught >= lastWordsBytes
 	}
@@ -428,7 +428,7 @@ func (s *socket) state() verdict {
 	switch {
 	case s.conn.s.Ended():
 		return over
-	case s.frozen || s.conn.s.Paused() || s.owes():
+	case s.frozen || s.conn.s.Paused() || len(s.fans) > 0 || s.owes():
 		return held
 	}
 	return starved
@@ -510,11 +510,11 @@ func (s *socket) discard(r *round) {
 }
 
 // close closes the transport. A writer that is at work uses the descriptor
-// still: then it posts, and the next turn closes.
+// still: then it posts, and the next turn closes. So does the last fan.
 func (s *socket) close() {
 	s.mu.Lock()
 	s.gone = true
-	if s.writing {
+	if s.writing || len(s.fans) > 0 {
 		s.doomed = true
 		s.mu.Unlock()
 		return

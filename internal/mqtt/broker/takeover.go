@@ -200,7 +200,7 @@ func (c *conn) depart(r *round) {
 // inside the server, its successors would wait for ever.
 func (c *conn) departAtLast() {
 	c.mu.Lock()
-	departs := c.departed || c.abandoned // then whoever ended it sees to it
+	departs := c.departs || c.dissolves || c.abandoned // then whoever ended it sees to it
 	c.mu.Unlock()
 	if departs {
 		return

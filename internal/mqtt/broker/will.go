@@ -155,8 +155,9 @@ func (rl *realm) publishesWill(name string) bool {
 }
 
 // publishWill publishes a Will, which is the caller's by beginWill(key), and then
-// removes it from the store.
-func (b *Broker) publishWill(r *round, rl *realm, key string, w *stored.Will) {
+// removes it from the store. Then, which may be nil, is called once it has been
+// handed to everybody.
+func (b *Broker) publishWill(r *round, rl *realm, key string, w *stored.Will, then func(*round)) {
 	name, _, _ := strings.Cut(key, "\x00")
 	g := b.ghost(rl, name)
 	out := &session.Message{Publish: w.Message.Publish, From: name, Received: r.now.Wall} // its expiry counts from now
@@ -172,8 +173,11 @@ func (b *Broker) publishWill(r *round, rl *realm, key string, w *stored.Will) {
 	if out.Retain {
 		b.retain(r, rl, out, p)
 	}
-	b.fanOut(r, rl, out, p, g, 0, 0)
-	p.routed(r)
+	f := r.takeFan()
+	f.b, f.realm, f.message, f.by, f.p, f.then = b, rl, out, g, p, then
+	if g.fan(r, f) {
+		f.finish(r)
+	}
 }
 
 // ghost is a publisher without a connection.

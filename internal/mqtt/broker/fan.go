@@ -1,0 +1,510 @@
+package broker
+
+import (
+	"errors"
+
+	"rollcall/internal/mqtt/packet"
+	"rollcall/internal/mqtt/session"
+	"rollcall/internal/mqtt/stored"
+)
+
+// fan is one message on its way to its subscribers. Where there are many it goes
+// to them in slices, so that an event loop is never held by one packet for longer
+// than a slice takes: until the last of them has been handed the message, nothing
+// else that its publisher sends is acted on, which keeps the publisher's order
+// for each subscriber, and the others' connections have their turns in between.
+// A fan is used again.
+type fan struct {
+	b       *Broker
+	realm   *realm
+	message *session.Message
+	by      *conn
+	token   uint64 // settled at the end; 0: nobody waits
+	id      uint16 // of QoS 2
+	p       *publisher
+	keep    *publication // for stored sessions; nil: none so far
+	then    func(*round) // called at the end; may be nil
+
+	phase  fanPhase
+	at     int // the next in found or to, as the phase says
+	found  []grant
+	to     []receiver
+	ids    []uint32
+	withID bool           // some of found have an identifier
+	groups int            // shared subscriptions among them
+	seen   map[holder]int // where in to, when there are many
+}
+
+// fanPhase is what a fan does next.
+type fanPhase uint8
+
+const (
+	fanMatches  fanPhase = iota // find the subscriptions
+	fanCollects                 // merge them by client
+	fanCounts                   // count each client's identifiers
+	fanFills                    // note them
+	fanDelivers                 // hand the message to each client
+	fanDone
+)
+
+// Work is counted in units of about 100 ns. Handing a message to a client
+// includes what it costs to write to it.
+const (
+	deliverCost = 16
+	costBytes   = 1 << 10 // of a message that is copied: one unit
+
+	// fanTurn is what one turn of an event loop spends on fans: some 256 clients.
+	fanTurn = 256 * deliverCost
+	// fanSmall is what a fan may always spend at once: it is about what its
+	// packet costs anyway.
+	fanSmall = 32 * deliverCost
+)
+
+var errFault = errors.New("broker: the server failed")
+
+// pacing is an event loop's: what its turn may spend on fans yet, and the fans
+// that go on in its next turns, in which each has its slice.
+type pacing struct {
+	left int
+	fans []*fan
+}
+
+// fan begins f, which c publishes, or has it wait behind its earlier ones. It
+// reports whether f is done; if not, it ends in a later turn of the loop.
+func (c *conn) fan(r *round, f *fan) (done bool) {
+	c.mu.Lock()
+	waits := len(c.fans) > 0
+	if waits {
+		f.message = f.message.Keep()
+		c.fans = append(c.fans, f)
+	}
+	c.mu.Unlock()
+	if waits {
+		return false
+	}
+	f.begin(r)
+	if r.carry(f) {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.message = f.message.Keep()
+	c.fans = append(c.fans, f)
+	return false
+}
+
+// begin makes the message what is retained for its topic, if it is to be
+// [MQTT-3.3.1-5].
+func (f *fan) begin(r *round) {
+	if f.message.Retain && f.p == nil {
+		f.p = newPublisher(f.by, f.token, f.id)
+		f.b.retain(r, f.realm, f.message, f.p)
+	}
+}
+
+// carry goes on with f as far as the round's turn allows, and reports whether f
+// is done. If not, it is among those that the loop goes on with. Who is no event
+// loop goes on to the end, and writes between slices.
+func (r *round) carry(f *fan) (done bool) {
+	p := r.pacing
+	if p == nil {
+		for !f.run(r, fanTurn) {
+			r.end(f.b)
+		}
+		return true
+	}
+	budget := max(p.left, fanSmall)
+	spent := f.spend(r, budget)
+	p.left -= spent
+	if f.phase == fanDone {
+		return true
+	}
+	p.fans = append(p.fans, f)
+	return false
+}
+
+// goOn gives fans that wait their next slice, as many as the turn allows, and
+// one at least.
+func (p *pacing) goOn(r *round) {
+	for n := len(p.fans); n > 0; n-- {
+		f := p.fans[0]
+		p.fans[0] = nil
+		p.fans = p.fans[1:]
+		b := f.b
+		f.slice(r)
+		r.end(b)
+		if p.left <= 0 {
+			break
+		}
+	}
+	if len(p.fans) == 0 {
+		p.fans = nil
+	}
+}
+
+// slice goes on with f, and if it is done with what its publisher sent behind it.
+// A fault of ours ends the publisher.
+func (f *fan) slice(r *round) {
+	c := f.by
+	defer func() {
+		if what := recover(); what != nil {
+			c.failed(r, what)
+			if f.phase != fanDone && f.p != nil {
+				f.p.stored(r, errFault)
+			}
+			c.nextFan(r)
+		}
+	}()
+	if !r.carry(f) {
+		return
+	}
+	f.conclude(r)
+	c.nextFan(r)
+}
+
+// conclude is finish, with the token settled.
+func (f *fan) conclude(r *round) {
+	c, token := f.by, f.token
+	if code, settled := f.finish(r); settled && token != 0 {
+		c.committed(r, token, code, nil)
+	}
+}
+
+// nextFan goes on with what waits behind the first of the connection's fans,
+// which is done. After the last, the owner reads on, or the connection dissolves.
+func (c *conn) nextFan(r *round) {
+	for {
+		c.mu.Lock()
+		if len(c.fans) > 0 {
+			c.fans[0] = nil
+			c.fans = c.fans[1:]
+		}
+		if len(c.fans) == 0 {
+			dissolves := c.dissolves
+			c.fans, c.dissolves = nil, false
+			c.link.rouse()
+			c.mu.Unlock()
+			if dissolves {
+				c.dissolve(r)
+			}
+			return
+		}
+		f := c.fans[0]
+		c.mu.Unlock()
+		f.begin(r)
+		if !r.carry(f) {
+			return
+		}
+		f.conclude(r)
+	}
+}
+
+// spend is run, and returns how much it has spent.
+func (f *fan) spend(r *round, budget int) (spent int) {
+	left := budget
+	for left > 0 && f.phase != fanDone {
+		left -= f.part(r, left)
+	}
+	return budget - left
+}
+
+// run goes on until the message has gone to everybody or about budget is spent,
+// and reports whether it has.
+func (f *fan) run(r *round, budget int) (done bool) {
+	f.spend(r, budget)
+	return f.phase == fanDone
+}
+
+// part does a part of what the phase is for, or all of it, and returns what that
+// cost.
+func (f *fan) part(r *round, budget int) (cost int) {
+	switch f.phase {
+	case fanMatches:
+		f.found = f.realm.tree.Match(f.message.Topic, f.found[:0])
+		r.fanned += len(f.found)
+		f.phase = fanCollects
+		return len(f.found) / 8
+	case fanCollects:
+		cost = f.collect(budget)
+		if f.at < len(f.found) {
+			return cost
+		}
+		f.at, f.phase = 0, fanDelivers
+		if f.withID {
+			f.phase = fanCounts
+			return cost
+		}
+		f.b.endExcessive(r, f)
+	case fanCounts:
+		cost = f.countIDs(budget)
+		if f.at == len(f.found) {
+			f.at, f.phase = 0, fanFills
+			f.makeRoom()
+		}
+	case fanFills:
+		cost = f.fillIDs(budget)
+		if f.at == len(f.found) {
+			f.at, f.phase = 0, fanDelivers
+			f.b.endExcessive(r, f)
+		}
+	case fanDelivers:
+		for ; f.at < len(f.to) && cost < budget; f.at++ {
+			cost += f.deliver(r, &f.to[f.at])
+			if r.gathered >= roundBytes {
+				r.end(f.b) // it does not pile up in memory
+			}
+		}
+		if f.at == len(f.to) {
+			f.phase = fanDone
+		}
+	}
+	return cost
+}
+
+// deliver hands the message to one client, at once or by way of the store, and
+// returns what it cost.
+func (f *fan) deliver(r *round, t *receiver) (cost int) {
+	m := f.message
+	cost = 1
+	if t.group != nil && t.conn != nil && !t.conn.online() { // it has gone since it was chosen
+		n, ok := f.choose(t)
+		if cost += n; !ok {
+			return cost
+		}
+	}
+	if m.Retain {
+		t.note(m)
+	}
+	qos := min(t.qos, m.QoS)
+	c := t.conn
+	switch {
+	case t.ended:
+		return cost
+	case c == nil && qos == packet.QoS0:
+		if c = t.box.online(); c == nil {
+			return cost
+		}
+	case c == nil:
+		f.store(t, qos)
+		return cost
+	}
+	c.deliver(r, m, t.qos, t.retain, f.idsOf(t), t.share())
+	return cost + deliverCost + len(m.Payload)/costBytes
+}
+
+// store notes that the message is to be stored for a client.
+func (f *fan) store(t *receiver, qos packet.QoS) {
+	if f.keep == nil {
+		if f.p == nil {
+			f.p = newPublisher(f.by, f.token, f.id)
+		}
+		f.keep = &publication{b: f.b, realm: f.realm, message: f.message.Keep(), by: f.p}
+	}
+	f.keep.boxes = append(f.keep.boxes, t.box)
+	f.keep.targets = append(f.keep.targets, stored.Target{Session: t.box.name, Epoch: t.box.key.Epoch, QoS: qos,
+		Retain: t.retain, SubscriptionIDs: append([]uint32(nil), f.idsOf(t)...), Share: t.share()})
+}
+
+// finish has the message stored for those who need that. The code is for the
+// publisher: whether there was anybody, section 3.4.2.1. Settled says that it may
+// be told at once.
+func (f *fan) finish(r *round) (code packet.ReasonCode, settled bool) {
+	p, then := f.p, f.then
+	code = packet.Success
+	if len(f.found) == 0 { // it counts, too, who wants none of its own
+		code = packet.NoMatchingSubscribers
+	}
+	if p != nil {
+		p.code = code
+	}
+	if f.keep != nil {
+		p.part()
+		f.b.keep(r, f.keep)
+	}
+	r.putFan(f)
+	settled = p == nil || p.routed(r)
+	if then != nil {
+		then(r)
+	}
+	return code, settled
+}
+
+// receiver is one client that a message goes to.
+type receiver struct {
+	conn   *conn
+	box    *box
+	group  *group // the shared subscription that it comes by
+	found  int    // how many of its subscriptions match
+	ended  bool   // there are too many
+	first  int    // its subscription identifiers in fan.ids
+	n      int
+	qos    packet.QoS
+	retain bool
+}
+
+// share is the filter of the shared subscription that it comes by, or "".
+func (t *receiver) share() string {
+	if t.group == nil {
+		return ""
+	}
+	return t.group.filter
+}
+
+// note has the client's connection, if there is one, note that a retained
+// message comes to it now.
+func (t *receiver) note(m *session.Message) {
+	c := t.conn
+	if c == nil {
+		c = t.box.online()
+	}
+	if c != nil {
+		c.note(m)
+	}
+}
+
+const (
+	searchMax = 8       // receivers up to which they are searched one by one
+	foundMax  = 1 << 14 // larger ones are not kept
+)
+
+func (f *fan) idsOf(t *receiver) []uint32 { return f.ids[t.first : t.first+t.n] }
+
+// clear forgets everything but the memory that is used again.
+func (f *fan) clear() {
+	if cap(f.found) > foundMax {
+		*f = fan{}
+		return
+	}
+	clear(f.found) // no connection is kept alive
+	clear(f.to)
+	clear(f.seen)
+	*f = fan{found: f.found[:0], to: f.to[:0], ids: f.ids[:0], seen: f.seen}
+}
+
+// collect makes receivers of the next subscriptions found: those of one client
+// are merged, and clients that do not want their own messages [MQTT-3.8.3-3] are
+// left out. A shared subscription is one of its own (4.8.2).
+func (f *fan) collect(budget int) (cost int) {
+	m := f.message
+	for ; f.at < len(f.found) && cost < budget; f.at++ {
+		g := &f.found[f.at]
+		f.withID = f.withID || g.id != 0
+		cost++
+		if g.group != nil {
+			f.groups++
+			f.to = append(f.to, receiver{group: g.group})
+			n, ok := f.choose(&f.to[len(f.to)-1])
+			if cost += n; !ok {
+				f.groups--
+				f.to = f.to[:len(f.to)-1]
+			}
+			continue
+		}
+		if g.noLocal && m.From == g.name() {
+			continue
+		}
+		if t := f.find(g); t != nil {
+			t.found++
+			t.qos = max(t.qos, g.qos)
+			t.retain = t.retain || m.Retain && g.asPublished
+			continue
+		}
+		if len(f.found) > searchMax {
+			if f.seen == nil {
+				f.seen = make(map[holder]int)
+			}
+			f.seen[g.holder()] = len(f.to)
+		}
+		f.to = append(f.to, receiver{conn: g.conn, box: g.box, found: 1, qos: g.qos, retain: m.Retain && g.asPublished})
+	}
+	return cost
+}
+
+// choose finds the member of t's group that the message goes to, and returns
+// what that cost.
+func (f *fan) choose(t *receiver) (cost int, ok bool) {
+	member, asked, ok := t.group.choose(f.message.QoS, grant{})
+	if !ok {
+		return asked, false
+	}
+	t.conn, t.box, t.qos, t.retain = member.conn, member.box, member.qos, f.message.Retain && member.asPublished
+	t.first, t.n = len(f.ids), 0
+	if member.id != 0 {
+		f.ids = append(f.ids, member.id)
+		t.n = 1
+	}
+	return asked, true
+}
+
+// Each receiver is given the identifiers of all its subscriptions that match
+// [MQTT-3.3.4-3] to [MQTT-3.3.4-5]: countIDs says how many, makeRoom where they
+// go, fillIDs which.
+
+func (f *fan) countIDs(budget int) (cost int) {
+	for ; f.at < len(f.found) && cost < budget; f.at++ {
+		cost++
+		if t := f.wantsID(&f.found[f.at]); t != nil {
+			t.n++
+		}
+	}
+	return cost
+}
+
+func (f *fan) makeRoom() {
+	for i := range f.to {
+		if t := &f.to[i]; t.group == nil {
+			t.first = len(f.ids)
+			f.ids = append(f.ids, make([]uint32, t.n)...)
+			t.n = 0
+		}
+	}
+}
+
+func (f *fan) fillIDs(budget int) (cost int) {
+	for ; f.at < len(f.found) && cost < budget; f.at++ {
+		cost++
+		if g := &f.found[f.at]; g.id != 0 {
+			if t := f.wantsID(g); t != nil {
+				f.ids[t.first+t.n] = g.id
+				t.n++
+			}
+		}
+	}
+	return cost
+}
+
+func (f *fan) wantsID(g *grant) *receiver {
+	if g.group != nil || g.id == 0 || g.noLocal && f.message.From == g.name() {
+		return nil
+	}
+	return f.find(g)
+}
+
+func (g *grant) name() string {
+	if g.box != nil {
+		return g.box.name
+	}
+	return g.conn.name.id
+}
+
+func (g *grant) holder() holder {
+	if g.box != nil {
+		return g.box
+	}
+	return g.conn
+}
+
+func (f *fan) find(g *grant) *receiver {
+	if len(f.found) > searchMax {
+		if i, ok := f.seen[g.holder()]; ok {
+			return &f.to[i]
+		}
+		return nil
+	}
+	for i := range f.to {
+		if f.to[i].conn == g.conn && f.to[i].box == g.box && f.to[i].group == nil {
+			return &f.to[i]
+		}
+	}
+	return nil
+}
