@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"rollcall/internal/arm"
+	"rollcall/internal/event"
 	"rollcall/internal/fault"
 	"rollcall/internal/mqtt/broker"
 	"rollcall/internal/mqtt/packet"
@@ -81,11 +82,11 @@ func (o operator) ListRetained(ctx context.Context, q arm.RetainedQuery) ([]arm.
 	return out, more, err
 }
 
-func moment(t time.Time) *time.Time {
+func moment(t time.Time) *event.Time {
 	if t.IsZero() {
 		return nil
 	}
-	return &t
+	return &event.Time{Time: t}
 }
 
 // RetainedMessage implements arm.Broker.
@@ -96,7 +97,7 @@ func (o operator) RetainedMessage(name string) (arm.RetainedMessage, bool, error
 	}
 	return arm.RetainedMessage{
 		Retained: arm.Retained{Topic: name, Bytes: len(m.Topic) + len(m.Payload), Expires: moment(m.Expires())},
-		QoS:      uint8(m.QoS), From: m.From, Received: m.Received, ContentType: string(m.ContentType), Payload: m.Payload,
+		QoS:      uint8(m.QoS), From: m.From, Received: event.Time{Time: m.Received}, ContentType: string(m.ContentType), Payload: m.Payload,
 	}, true, nil
 }
 

@@ -1,10 +1,9 @@
 package app
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 
+	"rollcall/internal/event"
 	"rollcall/internal/store/pebble"
 	"rollcall/internal/store/setaside"
 )
@@ -15,7 +14,7 @@ type Status struct {
 	Profile      string      `json:"profile"`
 	Node         string      `json:"node"`
 	Boot         uint64      `json:"boot"`
-	StartedAt    time.Time   `json:"startedAt"`
+	StartedAt    event.Time  `json:"startedAt"`
 	Namespace    string      `json:"namespace"`
 	Endpoints    Endpoints   `json:"endpoints"`
 	Storage      Storage     `json:"storage"`
@@ -44,7 +43,7 @@ func (s *Server) Status() Status {
 	u := s.engine.Usage()
 	return Status{
 		Version: s.version, Profile: string(s.cfg.Profile), Node: s.cfg.Node, Boot: s.ledger.Self().Boot,
-		StartedAt: s.started, Namespace: s.cfg.Resource.NamespaceID(), Endpoints: s.Endpoints(),
+		StartedAt: event.Time{Time: s.started}, Namespace: s.cfg.Resource.NamespaceID(), Endpoints: s.Endpoints(),
 		Storage:      Storage{Bytes: u.Bytes, Limit: u.Limit, FreeBytes: u.FreeBytes, Full: u.Full},
 		OpenSessions: s.ledger.OpenSessions(),
 		Damage:       s.damage(),

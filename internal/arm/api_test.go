@@ -363,3 +363,28 @@ func judged(f *fixture, p registry.Proof) error {
 	}
 	return <-answer
 }
+
+// Where names of members are taken in any case, two that differ in case only are
+// one member twice; where they are data, they are two.
+func TestMembersThatDifferInCase(t *testing.T) {
+	f := newFixture(t)
+	rc := newReceiver(t, 200, true)
+	const hook = ns + "/providers/Microsoft.EventGrid/eventSubscriptions/hook" + version
+	destination := `"destination":{"endpointType":"WebHook","properties":{"endpointUrl":"` + rc.URL + `"`
+	for _, c := range []struct{ method, path, body string }{
+		{"PUT", ns + "/clients/pump" + version, `{"properties":{"description":"a","Description":"b"}}`},
+		{"PUT", ns + "/clients/pump" + version, `{"properties":{},"PROPERTIES":{"state":"Disabled"}}`},
+		{"PUT", ns + "/clients/pump" + version, `{"properties":{"clientCertificateAuthentication":{"validationScheme":"DnsMatchesAuthenticationName","validationscheme":"ThumbprintMatch"}}}`},
+		{"PUT", hook, `{"properties":{` + destination + `,"EndpointURL":"http://127.0.0.1:1"}}}}`},
+		{"PUT", hook, `{"properties":{` + destination + `}},"retryPolicy":{"maxDeliveryAttempts":3,"MaxDeliveryAttempts":4}}}`},
+		{"PATCH", hook, `{"labels":["a"],"Labels":["b"]}`},
+		{"POST", "/rollcall/v1/clients/pump/password", `{"password":"a","Password":"b"}`},
+	} {
+		if status, _, text := f.do(c.method, c.path, c.body); status != 400 || !strings.Contains(text, "there twice") {
+			t.Errorf("%s: %d %s", c.body, status, text)
+		}
+	}
+	if status, _, text := f.do("PUT", ns+"/clients/pump"+version, `{"properties":{"attributes":{"a":1,"A":2}}}`); status >= 300 {
+		t.Errorf("%d %s", status, text)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"rollcall/internal/fault"
+	"rollcall/internal/filter"
 )
 
 // body reads the request's body, which must be one JSON value if it is there
@@ -142,12 +143,13 @@ func envelope(data json.RawMessage) (properties json.RawMessage, err error) {
 type object struct {
 	path    string // "" at the top
 	members map[string]json.RawMessage
+	taken   map[string]bool // folded names
 	bad     *fault.List
 }
 
 // newObject reads an object. Null and nothing are an empty one.
 func newObject(path string, data []byte, bad *fault.List) *object {
-	o := &object{path: path, bad: bad}
+	o := &object{path: path, taken: make(map[string]bool), bad: bad}
 	if len(data) == 0 || isNull(data) {
 		return o
 	}
@@ -174,12 +176,14 @@ func (o *object) at(name string) string {
 func (o *object) take(name string) (json.RawMessage, bool) {
 	if raw, ok := o.members[name]; ok {
 		delete(o.members, name)
+		o.taken[filter.Fold(name)] = true
 		return raw, true
 	}
 	for _, have := range slices.Sorted(maps.Keys(o.members)) {
 		if strings.EqualFold(have, name) {
 			raw := o.members[have]
 			delete(o.members, have)
+			o.taken[filter.Fold(name)] = true
 			return raw, true
 		}
 	}
@@ -209,6 +213,10 @@ func (o *object) refuse(name, why string) {
 // finish refuses what is left.
 func (o *object) finish() {
 	for _, name := range slices.Sorted(maps.Keys(o.members)) {
+		if o.taken[filter.Fold(name)] {
+			o.bad.Add(fault.At(o.at(name), "This member is there twice: names are taken in any case."))
+			continue
+		}
 		o.bad.Add(fault.At(o.at(name), "This member is unknown."))
 	}
 }

@@ -3,6 +3,8 @@ package arm
 import (
 	"context"
 	"time"
+
+	"rollcall/internal/event"
 )
 
 // Broker is what the control plane needs of the MQTT broker, for sessions of the
@@ -66,17 +68,17 @@ type RetainedQuery struct {
 
 // Retained is a retained message in a list.
 type Retained struct {
-	Topic   string     `json:"topic"`
-	Bytes   int        `json:"bytes"` // of topic and payload
-	Expires *time.Time `json:"expiresAt,omitempty"`
+	Topic   string      `json:"topic"`
+	Bytes   int         `json:"bytes"` // of topic and payload
+	Expires *event.Time `json:"expiresAt,omitempty"`
 }
 
 // RetainedMessage is a retained message.
 type RetainedMessage struct {
 	Retained
-	QoS         uint8     `json:"qos"`
-	From        string    `json:"from"` // session that published it
-	Received    time.Time `json:"receivedAt"`
-	ContentType string    `json:"contentType,omitempty"`
-	Payload     []byte    `json:"payload"` // Base64 in JSON
+	QoS         uint8      `json:"qos"`
+	From        string     `json:"from"` // session that published it
+	Received    event.Time `json:"receivedAt"`
+	ContentType string     `json:"contentType,omitempty"`
+	Payload     []byte     `json:"payload"` // Base64 in JSON
 }

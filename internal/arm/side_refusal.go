@@ -2,19 +2,20 @@ package arm
 
 import (
 	"net/http"
-	"time"
+
+	"rollcall/internal/event"
 )
 
 // Refusal is a client that was not let in, as GET refusals shows it.
 type Refusal struct {
-	Time      time.Time `json:"time"`
-	Remote    string    `json:"remote"`
-	Transport string    `json:"transport"`
-	ClientID  string    `json:"clientId,omitempty"` // absent: unknown
-	UserName  string    `json:"userName,omitempty"` // absent: none, or unknown
-	Reason    string    `json:"reason"`             // of a small closed set
-	Code      string    `json:"code,omitempty"`     // of CONNACK; absent: the connection was closed without one
-	Detail    string    `json:"detail"`
+	Time      event.Time `json:"time"`
+	Remote    string     `json:"remote"`
+	Transport string     `json:"transport"`
+	ClientID  string     `json:"clientId,omitempty"` // absent: unknown
+	UserName  string     `json:"userName,omitempty"` // absent: none, or unknown
+	Reason    string     `json:"reason"`             // of a small closed set
+	Code      string     `json:"code,omitempty"`     // of CONNACK; absent: the connection was closed without one
+	Detail    string     `json:"detail"`
 }
 
 // listRefusals serves the clients that were not let in lately.

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"rollcall/internal/disconnect"
+	"rollcall/internal/event"
 	"rollcall/internal/fault"
 	"rollcall/internal/presence"
 )
@@ -25,7 +26,7 @@ type sessionJSON struct {
 	Owner          string          `json:"owner"`
 	Connected      bool            `json:"connected"`
 	Number         uint64          `json:"number"`
-	Since          time.Time       `json:"since"`
+	Since          event.Time      `json:"since"`
 	Protocol       string          `json:"protocol"`
 	Transport      string          `json:"transport"`
 	Remote         string          `json:"remote"`
@@ -43,9 +44,9 @@ type sessionJSON struct {
 
 // storedJSON is what is kept of a session without a connection.
 type storedJSON struct {
-	Owner         string     `json:"owner"`
-	ExpirySeconds *uint32    `json:"expirySeconds,omitempty"` // absent: for ever
-	ExpiresAt     *time.Time `json:"expiresAt,omitempty"`
+	Owner         string      `json:"owner"`
+	ExpirySeconds *uint32     `json:"expirySeconds,omitempty"` // absent: for ever
+	ExpiresAt     *event.Time `json:"expiresAt,omitempty"`
 }
 
 type disconnectJSON struct {
@@ -63,7 +64,7 @@ type evidenceJSON struct {
 type transitionJSON struct {
 	Number    uint64        `json:"number"`
 	Kind      string        `json:"kind"`
-	Time      time.Time     `json:"time"`
+	Time      event.Time    `json:"time"`
 	EventID   string        `json:"eventId"`
 	Owner     string        `json:"owner"`
 	Protocol  string        `json:"protocol"`
@@ -87,7 +88,7 @@ func evidence(e disconnect.Evidence) evidenceJSON {
 
 func session(s presence.State) sessionJSON {
 	j := sessionJSON{
-		Session: s.Session, Owner: s.Owner, Connected: s.Open(), Number: s.Number, Since: s.Since,
+		Session: s.Session, Owner: s.Owner, Connected: s.Open(), Number: s.Number, Since: event.Time{Time: s.Since},
 		Protocol: s.Origin.Protocol, Transport: s.Origin.Transport, Remote: s.Origin.Remote, Method: s.Origin.Method,
 		Node: s.Holder.Node, Boot: s.Holder.Boot, EventID: s.EventID,
 	}
@@ -99,7 +100,7 @@ func session(s presence.State) sessionJSON {
 
 func transition(t presence.Transition) transitionJSON {
 	j := transitionJSON{
-		Number: t.Number, Kind: t.Kind.String(), Time: t.Time, EventID: t.EventID, Owner: t.Owner,
+		Number: t.Number, Kind: t.Kind.String(), Time: event.Time{Time: t.Time}, EventID: t.EventID, Owner: t.Owner,
 		Protocol: t.Origin.Protocol, Transport: t.Origin.Transport, Remote: t.Origin.Remote, Method: t.Origin.Method,
 		Node: t.Holder.Node, Boot: t.Holder.Boot, Skipped: t.Skipped,
 	}
@@ -161,7 +162,7 @@ func (a *API) showSession(q *request, name string) error {
 				j.Stored.ExpirySeconds = &seconds
 			}
 			if !st.ExpiresAt.IsZero() {
-				j.Stored.ExpiresAt = &st.ExpiresAt
+				j.Stored.ExpiresAt = &event.Time{Time: st.ExpiresAt}
 			}
 		}
 	}

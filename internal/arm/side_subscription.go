@@ -4,9 +4,9 @@ import (
 	"context"
 	"net/http"
 	"strconv"
-	"time"
 
 	"rollcall/internal/delivery"
+	"rollcall/internal/event"
 	"rollcall/internal/fault"
 	"rollcall/internal/grid"
 	"rollcall/internal/httpd"
@@ -20,14 +20,14 @@ type sideSubscriptionJSON struct {
 	EndpointBaseURL     string              `json:"endpointBaseUrl"`
 	Schema              string              `json:"schema"`
 	Backlog             uint64              `json:"backlog"`
-	OldestPending       time.Time           `json:"oldestPending,omitzero"`
+	OldestPending       event.Time          `json:"oldestPending,omitzero"`
 	LastError           *delivery.LastError `json:"lastError,omitempty"`
 	Tally               delivery.Tally      `json:"tally"`
 	Narration           []grid.Step         `json:"narration"`
 	Failure             *operationFail      `json:"failure,omitempty"`
 	DeadLetterDirectory string              `json:"deadLetterDirectory"`
-	Created             time.Time           `json:"created"`
-	Updated             time.Time           `json:"updated"`
+	Created             event.Time          `json:"created"`
+	Updated             event.Time          `json:"updated"`
 }
 
 func (q *request) sideSubscription(s grid.Subscription, t delivery.Tally) sideSubscriptionJSON {
@@ -35,9 +35,9 @@ func (q *request) sideSubscription(s grid.Subscription, t delivery.Tally) sideSu
 		Name: s.Name, ID: s.ResourceID(), State: s.State, Paused: s.Properties.Paused,
 		EndpointBaseURL: s.Properties.Destination.Shown(httpd.Trusted(q.r.Context())), Schema: s.Properties.Schema.String(),
 		Backlog: t.Backlog, OldestPending: t.OldestPending, LastError: t.LastError, Tally: t, Narration: s.Narration,
-		DeadLetterDirectory: s.Properties.DeadLetterDirectory, Created: s.Created, Updated: s.Updated,
+		DeadLetterDirectory: s.Properties.DeadLetterDirectory, Created: event.Time{Time: s.Created}, Updated: event.Time{Time: s.Updated},
 	}
-	j.Tally.OldestPending, j.Tally.LastError = time.Time{}, nil // they are above
+	j.Tally.OldestPending, j.Tally.LastError = event.Time{}, nil // they are above
 	if j.Narration == nil {
 		j.Narration = []grid.Step{}
 	}

@@ -21,6 +21,7 @@ import (
 
 	"rollcall/internal/app"
 	"rollcall/internal/config"
+	"rollcall/internal/event"
 	"rollcall/internal/fault"
 )
 
@@ -259,11 +260,11 @@ func list[T any](ctx context.Context, a *api, rest string) ([]T, error) {
 }
 
 // ago prints how long before now something was.
-func ago(t time.Time) string {
+func ago(t event.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	d := time.Since(t)
+	d := time.Since(t.Time)
 	switch {
 	case d < time.Second:
 		return "now"

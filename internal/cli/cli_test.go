@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"rollcall/internal/event"
 )
 
 // run runs the command line as main does.
@@ -94,7 +96,7 @@ func TestConfigCheckPrintsWhatIsInForce(t *testing.T) {
 }
 
 func TestEventLine(t *testing.T) {
-	e := cloudEvent{Time: time.Date(2026, 1, 2, 3, 4, 5, 6_000_000, time.UTC), Type: "Microsoft.EventGrid.MQTTClientSessionDisconnected", Subject: "clients/a/sessions/s"}
+	e := cloudEvent{Time: event.Time{Time: time.Date(2026, 1, 2, 3, 4, 5, 6_000_000, time.UTC)}, Type: "Microsoft.EventGrid.MQTTClientSessionDisconnected", Subject: "clients/a/sessions/s"}
 	e.Data.Number, e.Data.Reason = 3, "ConnectionLost"
 	if got, want := e.line(), "03:04:05.006  Disconnected     clients/a/sessions/s  #3  ConnectionLost"; got != want {
 		t.Errorf("got %q, want %q", got, want)

@@ -7,18 +7,20 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"rollcall/internal/event"
 )
 
 // refusalJSON is a client that was not let in, as the API shows it.
 type refusalJSON struct {
-	Time      time.Time `json:"time"`
-	Remote    string    `json:"remote"`
-	Transport string    `json:"transport"`
-	ClientID  string    `json:"clientId,omitempty"`
-	UserName  string    `json:"userName,omitempty"`
-	Reason    string    `json:"reason"`
-	Code      string    `json:"code,omitempty"`
-	Detail    string    `json:"detail"`
+	Time      event.Time `json:"time"`
+	Remote    string     `json:"remote"`
+	Transport string     `json:"transport"`
+	ClientID  string     `json:"clientId,omitempty"`
+	UserName  string     `json:"userName,omitempty"`
+	Reason    string     `json:"reason"`
+	Code      string     `json:"code,omitempty"`
+	Detail    string     `json:"detail"`
 }
 
 func sessionRefusals(t *target) *cobra.Command {

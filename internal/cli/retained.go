@@ -10,23 +10,25 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+
+	"rollcall/internal/event"
 )
 
 // retainedJSON is a retained message as the API shows it.
 type retainedJSON struct {
-	Topic   string     `json:"topic"`
-	Bytes   int        `json:"bytes"`
-	Expires *time.Time `json:"expiresAt,omitempty"`
+	Topic   string      `json:"topic"`
+	Bytes   int         `json:"bytes"`
+	Expires *event.Time `json:"expiresAt,omitempty"`
 }
 
 // retainedMessageJSON is one with its payload.
 type retainedMessageJSON struct {
 	retainedJSON
-	QoS         uint8     `json:"qos"`
-	From        string    `json:"from"`
-	Received    time.Time `json:"receivedAt"`
-	ContentType string    `json:"contentType,omitempty"`
-	Payload     []byte    `json:"payload"`
+	QoS         uint8      `json:"qos"`
+	From        string     `json:"from"`
+	Received    event.Time `json:"receivedAt"`
+	ContentType string     `json:"contentType,omitempty"`
+	Payload     []byte     `json:"payload"`
 }
 
 func newRetained(t *target) *cobra.Command {
@@ -90,7 +92,7 @@ func retainedList(t *target) *cobra.Command {
 	return cmd
 }
 
-func expires(at *time.Time) string {
+func expires(at *event.Time) string {
 	if at == nil {
 		return "never"
 	}
@@ -125,7 +127,7 @@ func retainedShow(t *target) *cobra.Command {
 			}
 			w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 			fmt.Fprintf(w, "topic\t%s\n", m.Topic)
-			fmt.Fprintf(w, "from\t%s at %s (%s)\n", m.From, m.Received.Format(time.RFC3339Nano), ago(m.Received))
+			fmt.Fprintf(w, "from\t%s at %s (%s)\n", m.From, event.FormatTime(m.Received.Time), ago(m.Received))
 			fmt.Fprintf(w, "QoS\t%d\n", m.QoS)
 			if m.ContentType != "" {
 				fmt.Fprintf(w, "content type\t%s\n", m.ContentType)

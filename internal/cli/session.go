@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"rollcall/internal/event"
 )
 
 // sessionJSON is a session as the API shows it.
@@ -20,7 +22,7 @@ type sessionJSON struct {
 	Owner          string          `json:"owner"`
 	Connected      bool            `json:"connected"`
 	Number         uint64          `json:"number"`
-	Since          time.Time       `json:"since"`
+	Since          event.Time      `json:"since"`
 	Protocol       string          `json:"protocol"`
 	Transport      string          `json:"transport"`
 	Remote         string          `json:"remote"`
@@ -45,9 +47,9 @@ type queueJSON struct {
 }
 
 type storedJSON struct {
-	Owner         string     `json:"owner"`
-	ExpirySeconds *uint32    `json:"expirySeconds,omitempty"`
-	ExpiresAt     *time.Time `json:"expiresAt,omitempty"`
+	Owner         string      `json:"owner"`
+	ExpirySeconds *uint32     `json:"expirySeconds,omitempty"`
+	ExpiresAt     *event.Time `json:"expiresAt,omitempty"`
 }
 
 type filterJSON struct {
@@ -73,7 +75,7 @@ type evidenceJSON struct {
 type transitionJSON struct {
 	Number    uint64        `json:"number"`
 	Kind      string        `json:"kind"`
-	Time      time.Time     `json:"time"`
+	Time      event.Time    `json:"time"`
 	EventID   string        `json:"eventId"`
 	Owner     string        `json:"owner"`
 	Protocol  string        `json:"protocol"`
@@ -198,7 +200,7 @@ func sessionShow(t *target) *cobra.Command {
 			}
 			fmt.Fprintf(w, "session\t%s\n", s.Session)
 			fmt.Fprintf(w, "owner\t%s (%s)\n", s.Owner, s.Method)
-			fmt.Fprintf(w, "state\t%s since %s (%s)\n", state, s.Since.Format(time.RFC3339Nano), ago(s.Since))
+			fmt.Fprintf(w, "state\t%s since %s (%s)\n", state, event.FormatTime(s.Since.Time), ago(s.Since))
 			fmt.Fprintf(w, "number\t%d\n", s.Number)
 			fmt.Fprintf(w, "connection\t%s over %s from %s\n", s.Protocol, s.Transport, s.Remote)
 			fmt.Fprintf(w, "event\t%s\n", s.EventID)
@@ -385,7 +387,7 @@ func sessionHistory(t *target) *cobra.Command {
 				if tr.Skipped > 0 {
 					evidence = strings.TrimSpace(fmt.Sprintf("%s (a part of the store was lost: %d numbers before this one were skipped)", evidence, tr.Skipped))
 				}
-				fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", tr.Number, tr.Kind, tr.Time.Format("2006-01-02T15:04:05.0000000Z"), tr.Remote, reason, evidence)
+				fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", tr.Number, tr.Kind, event.FormatTime(tr.Time.Time), tr.Remote, reason, evidence)
 			}
 			if err := w.Flush(); err != nil {
 				return err

@@ -15,37 +15,38 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"rollcall/internal/event"
 	"rollcall/internal/fault"
 )
 
 // subscriptionJSON is an event subscription with what became of it.
 type subscriptionJSON struct {
-	Name            string     `json:"name"`
-	ID              string     `json:"id"`
-	State           string     `json:"state"`
-	Paused          bool       `json:"paused"`
-	EndpointBaseURL string     `json:"endpointBaseUrl"`
-	Schema          string     `json:"schema"`
-	Backlog         uint64     `json:"backlog"`
-	OldestPending   *time.Time `json:"oldestPending,omitempty"`
+	Name            string      `json:"name"`
+	ID              string      `json:"id"`
+	State           string      `json:"state"`
+	Paused          bool        `json:"paused"`
+	EndpointBaseURL string      `json:"endpointBaseUrl"`
+	Schema          string      `json:"schema"`
+	Backlog         uint64      `json:"backlog"`
+	OldestPending   *event.Time `json:"oldestPending,omitempty"`
 	LastError       *struct {
-		Time    time.Time `json:"time"`
-		Outcome string    `json:"outcome"`
-		Status  int       `json:"status,omitempty"`
-		Detail  string    `json:"detail,omitempty"`
+		Time    event.Time `json:"time"`
+		Outcome string     `json:"outcome"`
+		Status  int        `json:"status,omitempty"`
+		Detail  string     `json:"detail,omitempty"`
 	} `json:"lastError,omitempty"`
 	Tally     json.RawMessage `json:"tally"`
 	Narration []struct {
-		Time time.Time `json:"time"`
-		Text string    `json:"text"`
+		Time event.Time `json:"time"`
+		Text string     `json:"text"`
 	} `json:"narration"`
 	Failure *struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 	} `json:"failure,omitempty"`
-	DeadLetterDirectory string    `json:"deadLetterDirectory,omitempty"`
-	Created             time.Time `json:"created"`
-	Updated             time.Time `json:"updated"`
+	DeadLetterDirectory string     `json:"deadLetterDirectory,omitempty"`
+	Created             event.Time `json:"created"`
+	Updated             event.Time `json:"updated"`
 }
 
 func (s subscriptionJSON) state() string {
@@ -367,7 +368,7 @@ func subList(t *target) *cobra.Command {
 	return cmd
 }
 
-func oldest(t *time.Time) string {
+func oldest(t *event.Time) string {
 	if t == nil {
 		return "-"
 	}

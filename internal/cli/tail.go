@@ -9,17 +9,18 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
+
+	"rollcall/internal/event"
 )
 
 // cloudEvent is what people want to see of an event.
 type cloudEvent struct {
-	ID      string    `json:"id"`
-	Time    time.Time `json:"time"`
-	Type    string    `json:"type"`
-	Subject string    `json:"subject"`
+	ID      string     `json:"id"`
+	Time    event.Time `json:"time"`
+	Type    string     `json:"type"`
+	Subject string     `json:"subject"`
 	Data    struct {
 		Number uint64 `json:"sequenceNumber"`
 		Reason string `json:"disconnectionReason"`
@@ -30,8 +31,8 @@ type cloudEvent struct {
 // decode reads an event of either schema.
 func (e *cloudEvent) decode(raw []byte) error {
 	var grid struct {
-		Type string    `json:"eventType"`
-		Time time.Time `json:"eventTime"`
+		Type string     `json:"eventType"`
+		Time event.Time `json:"eventTime"`
 	}
 	if err := json.Unmarshal(raw, e); err != nil {
 		return err

@@ -3,6 +3,8 @@ package delivery
 import (
 	"encoding/binary"
 	"time"
+
+	"rollcall/internal/event"
 )
 
 // Tally is what became of a subscription's events. Counts survive restarts;
@@ -28,17 +30,17 @@ type Tally struct {
 
 	// OldestPending is when the oldest unsettled event was accepted; zero if
 	// there is none. Where events wait on disk it may be up to a minute early.
-	OldestPending  time.Time  `json:"oldestPending,omitzero"`
-	ProbationUntil time.Time  `json:"probationUntil,omitzero"` // nothing is attempted before
+	OldestPending  event.Time `json:"oldestPending,omitzero"`
+	ProbationUntil event.Time `json:"probationUntil,omitzero"` // nothing is attempted before
 	LastError      *LastError `json:"lastError,omitempty"`
 }
 
 // LastError is the newest failed attempt. It holds no URL and no body.
 type LastError struct {
-	Time    time.Time `json:"time"`
-	Outcome string    `json:"outcome"`
-	Status  int       `json:"status,omitempty"` // HTTP status, 0 if none came
-	Detail  string    `json:"detail,omitempty"`
+	Time    event.Time `json:"time"`
+	Outcome string     `json:"outcome"`
+	Status  int        `json:"status,omitempty"` // HTTP status, 0 if none came
+	Detail  string     `json:"detail,omitempty"`
 }
 
 // tally is the counts within a queue.
@@ -56,7 +58,7 @@ func (t *tally) observe(r Result, now time.Time) {
 		return
 	}
 	t.failed[r.Outcome]++
-	t.lastError = &LastError{Time: now, Outcome: r.Outcome.String(), Status: r.Status, Detail: r.Detail}
+	t.lastError = &LastError{Time: event.Time{Time: now}, Outcome: r.Outcome.String(), Status: r.Status, Detail: r.Detail}
 }
 
 func (t *tally) lost() uint64 {
@@ -162,10 +164,10 @@ func (q *Queue) Tally() Tally {
 		}
 	}
 	if pending > 0 {
-		t.OldestPending = q.oldest()
+		t.OldestPending = event.Time{Time: q.oldest()}
 	}
 	if rest := q.health.remaining(q.d.now()); rest > 0 {
-		t.ProbationUntil = q.d.clock.Now().Add(rest)
+		t.ProbationUntil = event.Time{Time: q.d.clock.Now().Add(rest)}
 	}
 	return t
 }

@@ -162,3 +162,25 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+// Times have the same digits however round they are: their texts sort as they do.
+func TestTimesInJSONSort(t *testing.T) {
+	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
+	last := ""
+	for _, d := range []time.Duration{0, 100, time.Microsecond, time.Millisecond, 100 * time.Millisecond, time.Second} {
+		text, err := json.Marshal(struct{ At Time }{Time{began.Add(d)}})
+		if err != nil || string(text) <= last || len(text) != len(`{"At":"2026-01-02T02:04:05.0000000Z"}`) {
+			t.Errorf("%s after %s, %v", text, last, err)
+		}
+		last = string(text)
+		var back struct{ At Time }
+		if err := json.Unmarshal(text, &back); err != nil || !back.At.Equal(began.Add(d)) {
+			t.Errorf("%s is read as %v, %v", text, back.At, err)
+		}
+	}
+	if text, err := json.Marshal(struct {
+		At Time `json:"at,omitzero"`
+	}{}); err != nil || string(text) != "{}" {
+		t.Errorf("none is written as %s, %v", text, err)
+	}
+}

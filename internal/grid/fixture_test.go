@@ -30,6 +30,7 @@ type fixture struct {
 	set    grid.Settings
 	dset   delivery.Settings
 	base   string
+	trust  string // what to trust for base
 	root   string
 	types  []string
 	clock  clock.Clock // nil: the machine's
@@ -73,7 +74,7 @@ func (f *fixture) open() {
 	}
 	f.grid, err = grid.Open(grid.Options{
 		Engine: f.engine, Dispatcher: f.d, Webhooks: hooks, Settings: f.set, DeadLetters: true, Clock: f.clock, Log: f.log,
-		BaseURL:    func(string) (string, string) { return f.base, "" },
+		BaseURL:    func(string) (string, string) { return f.base, f.trust },
 		EventTypes: func(grid.Source) []string { return f.types },
 	})
 	if err != nil {

@@ -140,7 +140,7 @@ func (g *Grid) narrate(k entryKey, hash, text string) {
 		return
 	}
 	live := e.live[max(0, len(e.live)-maxSteps+1):]
-	e.live = append(slices.Clone(live), Step{g.clock.Now(), text})
+	e.live = append(slices.Clone(live), Step{event.Time{Time: g.clock.Now()}, text})
 	e.notify()
 }
 

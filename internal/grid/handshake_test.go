@@ -62,6 +62,20 @@ func TestManualConfirmation(t *testing.T) {
 	}
 }
 
+// A validation URL under a CA of our own is told with what to trust.
+func TestWhatToTrustIsTold(t *testing.T) {
+	f := newFixture(t)
+	f.base, f.trust = "https://127.0.0.1:1", "/data/pki/ca.crt"
+	f.start()
+	r := newReceiver(t)
+	r.set(false, 0)
+	f.put("one", properties(r.URL))
+	s := f.awaitState("one", grid.AwaitingManualAction)
+	if told := text(s); !strings.Contains(told, "has to trust /data/pki/ca.crt.") {
+		t.Errorf("the narration is\n%s", told)
+	}
+}
+
 func TestConfirmationWindowEnds(t *testing.T) {
 	f := newFixture(t)
 	f.set.ValidationWindow = time.Second

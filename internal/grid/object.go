@@ -7,18 +7,20 @@ import (
 	"strings"
 
 	"rollcall/internal/fault"
+	"rollcall/internal/filter"
 )
 
 // object reads a JSON object strictly: what nobody took is a mistake.
 type object struct {
 	path    string
 	members map[string]json.RawMessage
+	taken   map[string]bool // folded names
 	bad     *fault.List
 }
 
 // newObject reads an object. Null and nothing are an empty one.
 func newObject(path string, data []byte, bad *fault.List) *object {
-	o := &object{path: path, bad: bad}
+	o := &object{path: path, taken: make(map[string]bool), bad: bad}
 	if len(data) == 0 || null(data) {
 		return o
 	}
@@ -33,12 +35,14 @@ func newObject(path string, data []byte, bad *fault.List) *object {
 func (o *object) take(name string) (json.RawMessage, bool) {
 	if raw, ok := o.members[name]; ok {
 		delete(o.members, name)
+		o.taken[filter.Fold(name)] = true
 		return raw, true
 	}
 	for _, have := range sortedNames(o.members) {
 		if strings.EqualFold(have, name) {
 			raw := o.members[have]
 			delete(o.members, have)
+			o.taken[filter.Fold(name)] = true
 			return raw, true
 		}
 	}
@@ -97,6 +101,10 @@ func (o *object) count(name string, lo, hi int) int {
 // finish refuses what is left.
 func (o *object) finish() {
 	for _, name := range sortedNames(o.members) {
+		if o.taken[filter.Fold(name)] {
+			o.bad.Add(fault.At(o.path+"."+name, "This member is there twice: names are taken in any case."))
+			continue
+		}
 		o.bad.Add(fault.At(o.path+"."+name, "This member is unknown."))
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"rollcall/internal/clock"
 	"rollcall/internal/delivery"
+	"rollcall/internal/event"
 	"rollcall/internal/fault"
 	"rollcall/internal/filter"
 	"rollcall/internal/store"
@@ -84,7 +85,7 @@ const maxSteps = 50
 
 func (r *record) tell(now time.Time, text string) {
 	steps := r.Narration[max(0, len(r.Narration)-maxSteps+1):]
-	r.Narration = append(slices.Clone(steps), Step{now, text})
+	r.Narration = append(slices.Clone(steps), Step{event.Time{Time: now}, text})
 }
 
 func (r *record) fail(now time.Time, text string) {

@@ -155,8 +155,8 @@ type Properties struct {
 
 // Step is one thing that happened while an endpoint was asked for its consent.
 type Step struct {
-	Time time.Time `json:"time"`
-	Text string    `json:"text"` // no secret, code or query string
+	Time event.Time `json:"time"`
+	Text string     `json:"text"` // no secret, code or query string
 }
 
 // Subscription is an event subscription as it stands.

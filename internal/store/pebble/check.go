@@ -12,6 +12,8 @@ import (
 
 	pebbledb "github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/internal/event"
 )
 
 // Report is what a check of a closed store found.
@@ -75,7 +77,7 @@ type checker struct {
 }
 
 func (c *checker) add(f Finding) {
-	f.At = c.o.Clock.Now().UTC().Truncate(time.Second)
+	f.At = event.Time{Time: c.o.Clock.Now().UTC().Truncate(time.Second)}
 	c.report.Findings = append(c.report.Findings, f)
 }
 
@@ -108,7 +110,7 @@ func (c *checker) run() error {
 	}
 	c.format(state, known)
 	r := repair{fs: c.o.FS, dir: c.o.Dir, account: state, known: known, readOnly: true, patched: make(map[string][]byte),
-		now: func() Finding { return Finding{At: c.o.Clock.Now().UTC().Truncate(time.Second)} }}
+		now: func() Finding { return Finding{At: event.Time{Time: c.o.Clock.Now().UTC().Truncate(time.Second)}} }}
 	if err := r.run(); err != nil {
 		return err
 	}

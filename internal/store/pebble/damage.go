@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"rollcall/internal/event"
 	"rollcall/internal/store"
 )
 
@@ -106,7 +107,7 @@ func (e *Engine) treat(s suspect) error {
 	if f.Loss.To == 0 {
 		return e.cut(f)
 	}
-	f.At = e.opts.Clock.Now().UTC()
+	f.At = event.Time{Time: e.opts.Clock.Now().UTC()}
 	e.mu.Lock()
 	e.marking[s.file] = true
 	e.mu.Unlock()
@@ -138,7 +139,7 @@ func (e *Engine) settleDamage() bool {
 		}
 		f, err := e.examine(s.file)
 		if err == nil && f != nil {
-			f.At = e.opts.Clock.Now().UTC()
+			f.At = event.Time{Time: e.opts.Clock.Now().UTC()}
 			if f.Loss != nil {
 				// Its index is not known yet: nothing above has been issued.
 				known := e.account.now()

@@ -7,26 +7,26 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"rollcall/internal/event"
 	"rollcall/internal/store"
 )
 
 // Finding is damage to the store's files, and what became of it.
 type Finding struct {
-	At      time.Time `json:"at"`
-	File    string    `json:"file"` // within the store's directory
-	Offset  int64     `json:"offset,omitempty"`
-	Length  int64     `json:"length,omitempty"`
-	Level   *int      `json:"level,omitempty"` // of a table, 0 to 6
-	Outcome Outcome   `json:"outcome"`
-	Cause   string    `json:"cause"`
-	Tables  []string  `json:"tables,omitempty"` // whose keys the damage covers; none: no key's
-	Rescued int       `json:"rescued,omitempty"`
-	Kept    string    `json:"kept,omitempty"` // where the damaged file was put
-	Loss    *Loss     `json:"loss,omitempty"`
+	At      event.Time `json:"at"`
+	File    string     `json:"file"` // within the store's directory
+	Offset  int64      `json:"offset,omitempty"`
+	Length  int64      `json:"length,omitempty"`
+	Level   *int       `json:"level,omitempty"` // of a table, 0 to 6
+	Outcome Outcome    `json:"outcome"`
+	Cause   string     `json:"cause"`
+	Tables  []string   `json:"tables,omitempty"` // whose keys the damage covers; none: no key's
+	Rescued int        `json:"rescued,omitempty"`
+	Kept    string     `json:"kept,omitempty"` // where the damaged file was put
+	Loss    *Loss      `json:"loss,omitempty"`
 }
 
 // Outcome says what became of damage.
@@ -56,7 +56,7 @@ type Loss struct {
 func (f *Finding) loss() store.Loss {
 	return store.Loss{
 		Lower: f.Loss.Lower, Upper: f.Loss.Upper, From: f.Loss.From, To: f.Loss.To,
-		At: f.At, File: f.File, Cause: f.Cause,
+		At: f.At.Time, File: f.File, Cause: f.Cause,
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"rollcall/internal/event"
 	"rollcall/internal/store"
 )
 
@@ -192,7 +193,7 @@ func (e *Engine) foundInAccount(damaged, corrected int) error {
 func (e *Engine) repair() error {
 	r := repair{
 		fs: e.opts.FS, dir: e.opts.Dir, findings: e.findings, account: e.account.now(), known: e.accounted,
-		now: func() Finding { return Finding{At: e.opts.Clock.Now().UTC()} },
+		now: func() Finding { return Finding{At: event.Time{Time: e.opts.Clock.Now().UTC()}} },
 	}
 	err := r.run()
 	for i := range r.found {

@@ -12,6 +12,7 @@ import (
 	pebbledb "github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"rollcall/internal/event"
 	"rollcall/internal/store"
 )
 
@@ -411,7 +412,7 @@ func (e *Engine) formatIs(f format) bool {
 
 // found logs and records a finding of now.
 func (e *Engine) found(f Finding) error {
-	f.At = e.opts.Clock.Now().UTC()
+	f.At = event.Time{Time: e.opts.Clock.Now().UTC()}
 	e.logFinding(&f)
 	return e.findings.add(f)
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"rollcall/internal/event"
 	"rollcall/internal/store"
 )
 
@@ -31,10 +32,10 @@ const (
 
 // Item is an unreadable item.
 type Item struct {
-	Table  string    `json:"table"`
-	Key    []byte    `json:"key"`
-	Reason string    `json:"reason"`
-	First  time.Time `json:"first"` // when it was first met in this run
+	Table  string     `json:"table"`
+	Key    []byte     `json:"key"`
+	Reason string     `json:"reason"`
+	First  event.Time `json:"first"` // when it was first met in this run
 }
 
 // List is what was set aside since the process started. Its methods may be
@@ -82,7 +83,7 @@ func (l *List) Add(key []byte, err error) {
 	l.counts[table]++
 	l.total.Add(1)
 	if len(l.items) < maxItems {
-		l.items = append(l.items, Item{table.String(), append([]byte(nil), key...), err.Error(), l.now().UTC()})
+		l.items = append(l.items, Item{table.String(), append([]byte(nil), key...), err.Error(), event.Time{Time: l.now().UTC()}})
 	}
 	reason := table.String() + ": " + err.Error()
 	if _, again := l.logged[reason]; again || len(l.logged) >= maxItems {
