@@ -128,11 +128,11 @@ func (t *tally) add(value []byte) error {
 	t.deadLettered += deadLettered
 	for i, n := range dropped {
 		t.dropped[i] += n
+		t.logged += n
 	}
 	for i, n := range failed {
 		t.failed[i] += n
 	}
-	t.logged += t.lost()
 	return nil
 }
 
