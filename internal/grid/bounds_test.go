@@ -1,0 +1,335 @@
+package grid_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"rollcall/internal/delivery"
+	"rollcall/internal/delivery/webhook"
+	"rollcall/internal/event"
+	"rollcall/internal/fault"
+	"rollcall/internal/filter"
+	"rollcall/internal/grid"
+)
+
+// Every setting is checked at both of its bounds and by its own name.
+func TestSettingsAreCheckedAtTheirBounds(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		lo, hi int64
+		set    func(*grid.Settings, int64)
+	}{
+		{"maxSubscriptions", 0, math.MaxInt64 - 1, func(s *grid.Settings, n int64) { s.MaxSubscriptions = int(n) }},
+		{"validationWindow", int64(time.Second), int64(24 * time.Hour), func(s *grid.Settings, n int64) { s.ValidationWindow = time.Duration(n) }},
+		{"validationAttempts", 1, 100, func(s *grid.Settings, n int64) { s.ValidationAttempts = int(n) }},
+		{"validationPause", 0, int64(time.Hour), func(s *grid.Settings, n int64) { s.ValidationPause = time.Duration(n) }},
+		{"tailBuffer", 1, 65536, func(s *grid.Settings, n int64) { s.TailBuffer = int(n) }},
+	} {
+		for n, good := range map[int64]bool{c.lo: true, c.hi: true, c.lo - 1: false, c.hi + 1: c.hi == math.MaxInt64-1} {
+			s := grid.DefaultSettings()
+			c.set(&s, n)
+			bad := s.Validate("grid")
+			if good && len(bad) != 0 || !good && (len(bad) != 1 || bad[0].Target != "grid."+c.name) {
+				t.Errorf("%s = %d: %v", c.name, n, bad.Err())
+			}
+		}
+	}
+}
+
+// mistakes are the targets that a failed request names.
+func mistakes(t *testing.T, err error) []string {
+	t.Helper()
+	if err == nil {
+		return nil
+	}
+	e, ok := fault.As(err)
+	if !ok {
+		t.Fatal(err)
+	}
+	if len(e.Details) == 0 {
+		return []string{e.Target}
+	}
+	targets := map[string]bool{}
+	for _, d := range e.Details {
+		targets[d.Target] = true
+	}
+	return slices.Sorted(maps.Keys(targets))
+}
+
+// Each rule is kept at its bound and broken one beyond it, alone.
+func TestRulesAtTheirBounds(t *testing.T) {
+	f := newFixture(t)
+	f.set.MaxSubscriptions = 0 // no bound
+	f.start()
+	r := newReceiver(t)
+	const hook = "properties.destination.properties."
+	labels := func(n, size int) []string { return slices.Repeat([]string{strings.Repeat("l", size)}, n) }
+	for i, c := range []struct {
+		name   string // "": one of its own
+		change func(*grid.Properties)
+		target string // "": it is good
+	}{
+		{"abc", nil, ""},
+		{"ab", nil, "name"},
+		{strings.Repeat("n", 64), nil, ""},
+		{strings.Repeat("n", 65), nil, "name"},
+		{"azAZ09-", nil, ""},
+		{"a/bc", nil, "name"}, {"a:bc", nil, "name"}, {"a`bc", nil, "name"}, {"a{bc", nil, "name"}, {"a@bc", nil, "name"}, {"a[bc", nil, "name"}, {"a_bc", nil, "name"},
+		{"", func(p *grid.Properties) { p.Destination.MaxEventsPerBatch = 5000 }, ""},
+		{"", func(p *grid.Properties) { p.Destination.MaxEventsPerBatch = 5001 }, hook + "maxEventsPerBatch"},
+		{"", func(p *grid.Properties) { p.Destination.MaxEventsPerBatch = -1 }, hook + "maxEventsPerBatch"},
+		{"", func(p *grid.Properties) { p.Destination.PreferredBatchKB = 1024 }, ""},
+		{"", func(p *grid.Properties) { p.Destination.PreferredBatchKB = 1025 }, hook + "preferredBatchSizeInKilobytes"},
+		{"", func(p *grid.Properties) { p.Destination.PreferredBatchKB = -1 }, hook + "preferredBatchSizeInKilobytes"},
+		{"", func(p *grid.Properties) { p.Schema = 99 }, "properties.eventDeliverySchema"},
+		{"", func(p *grid.Properties) { p.Schema = event.EventGrid }, ""},
+		{"", func(p *grid.Properties) { p.Retry.MaxAttempts = 1 }, ""},
+		{"", func(p *grid.Properties) { p.Retry.MaxAttempts = 30 }, ""},
+		{"", func(p *grid.Properties) { p.Retry.MaxAttempts = 31 }, "properties.retryPolicy.maxDeliveryAttempts"},
+		{"", func(p *grid.Properties) { p.Retry.MaxAttempts = -1 }, "properties.retryPolicy.maxDeliveryAttempts"},
+		{"", func(p *grid.Properties) { p.Retry.TTL = time.Minute }, ""},
+		{"", func(p *grid.Properties) { p.Retry.TTL = time.Minute - 1 }, "properties.retryPolicy.eventTimeToLiveInMinutes"},
+		{"", func(p *grid.Properties) { p.Retry.TTL = 24 * time.Hour }, ""},
+		{"", func(p *grid.Properties) { p.Retry.TTL = 24*time.Hour + 1 }, "properties.retryPolicy.eventTimeToLiveInMinutes"},
+		{"", func(p *grid.Properties) { p.Expiration = time.Now().Add(time.Hour) }, ""},
+		{"", func(p *grid.Properties) { p.Labels = labels(100, 256) }, ""},
+		{"", func(p *grid.Properties) { p.Labels = labels(101, 1) }, "properties.labels"},
+		{"", func(p *grid.Properties) { p.Labels = labels(1, 257) }, "properties.labels"},
+		{"", func(p *grid.Properties) { p.DeadLetterDirectory = "a-B_0.x" }, ""},
+		{"", func(p *grid.Properties) { p.DeadLetterDirectory = strings.Repeat("d", 64) }, ""},
+		{"", func(p *grid.Properties) { p.DeadLetterDirectory = strings.Repeat("d", 65) }, "properties.rollcall.deadLetterDirectory"},
+		{"", func(p *grid.Properties) { p.DeadLetterDirectory = ".d" }, "properties.rollcall.deadLetterDirectory"},
+		{"", func(p *grid.Properties) { p.DeadLetterDirectory = "a/b" }, "properties.rollcall.deadLetterDirectory"},
+		{"", func(p *grid.Properties) { p.DeadLetterDirectory = "a b" }, "properties.rollcall.deadLetterDirectory"},
+	} {
+		p := properties(r.URL)
+		if c.change != nil {
+			c.change(&p)
+		}
+		name := c.name
+		if name == "" {
+			name = fmt.Sprintf("sub-%d", i)
+		}
+		_, _, err := f.grid.Put(context.Background(), source, name, p, grid.Condition{})
+		got := mistakes(t, err)
+		if c.target == "" && err != nil || c.target != "" && !slices.Equal(got, []string{c.target}) {
+			t.Errorf("%s, %+v: mistakes at %q, want %q", name, p, got, c.target)
+		}
+	}
+}
+
+// Dead letters need a root.
+func TestDeadLettersNeedARoot(t *testing.T) {
+	f := newFixture(t)
+	f.open()
+	d, err := delivery.Open(delivery.Options{Engine: f.engine, Settings: f.dset})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hooks, err := webhook.New(webhook.Options{Rules: webhook.Rules{AllowHTTP: true, AllowPrivate: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hooks.Close()
+	g, err := grid.Open(grid.Options{Engine: f.engine, Dispatcher: d, Webhooks: hooks, Settings: f.set,
+		BaseURL: func(string) (string, string) { return f.base, "" }, EventTypes: func(grid.Source) []string { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := properties("http://127.0.0.1:1/")
+	p.DeadLetterDirectory = "d"
+	_, _, err = g.Put(context.Background(), source, "one", p, grid.Condition{})
+	if got := mistakes(t, err); !slices.Equal(got, []string{"properties.rollcall.deadLetterDirectory"}) || !strings.Contains(fmt.Sprint(err), "root") {
+		t.Errorf("%v", err)
+	}
+}
+
+// More that is refused by name, at its bounds, and all at once.
+func TestDecodeAtItsBounds(t *testing.T) {
+	hook := func(member string) string {
+		return `{"destination":{"endpointType":"WebHook","properties":{"endpointUrl":"https://example.com/",` + member + `}}}`
+	}
+	const in = "properties.destination.properties."
+	for body, want := range map[string][]string{
+		hook(`"maxEventsPerBatch":5000,"preferredBatchSizeInKilobytes":1024`): nil,
+		hook(`"maxEventsPerBatch":1,"preferredBatchSizeInKilobytes":1`):       nil,
+		hook(`"maxEventsPerBatch":5001`):                                      {in + "maxEventsPerBatch"},
+		hook(`"preferredBatchSizeInKilobytes":0`):                             {in + "preferredBatchSizeInKilobytes"},
+		hook(`"maxEventsPerBatch":null`):                                      nil,
+		// What is wrong with one mapping hides nothing of those behind it.
+		hook(`"deliveryAttributeMappings":[{"name":"a","type":"X"},{"name":"b","type":"Dynamic"},{"name":"c","type":"Static","properties":{"value":"v","x":1}}]`): {
+			in + "deliveryAttributeMappings[0].type", in + "deliveryAttributeMappings[1].properties.sourceField", in + "deliveryAttributeMappings[2].properties.x"},
+		hook(`"deliveryAttributeMappings":{}`): {in + "deliveryAttributeMappings"},
+		`{"destination":{"endpointType":"WebHook","properties":{"endpointUrl":"https://example.com/"},"x":1},"retryPolicy":{"x":1}}`: {
+			"properties.destination.x", "properties.retryPolicy.x"},
+		`{"destination":{"endpointType":""}}`:        {"properties.destination.endpointType"},
+		`{"destination":{"endpointType":"Storage"}}`: {"properties.destination.endpointType"},
+	} {
+		_, err := grid.DecodeProperties([]byte(body))
+		if got := mistakes(t, err); !slices.Equal(got, want) {
+			t.Errorf("%s: mistakes at %q, want %q", body, got, want)
+		}
+	}
+	_, err := grid.DecodeProperties([]byte(`{"destination":{"properties":{}}}`))
+	if !strings.Contains(fmt.Sprint(err), "required") {
+		t.Errorf("no endpoint type: %v", err)
+	}
+	_, err = grid.DecodeProperties([]byte(`{"destination":{"endpointType":"EventHub"}}`))
+	if !strings.Contains(fmt.Sprint(err), `"EventHub" is not supported`) {
+		t.Errorf("another endpoint type: %v", err)
+	}
+}
+
+// What a reader is shown of an endpoint and of secret headers may be written
+// back and stands for what there is; anything else is new.
+func TestWritingBackWhatWasShown(t *testing.T) {
+	f := newFixture(t)
+	f.start()
+	r, other := newReceiver(t), newReceiver(t)
+	first := properties(r.URL + "/path?code=hidden")
+	first.Destination.Attributes = []webhook.Attribute{
+		{Name: "Authorization", Value: "hidden", Secret: true}, {Name: "x-plain", Value: "seen"}, {Name: "x-dynamic", SourceField: "data.y"}}
+	f.put("one", first)
+	s := f.awaitState("one", grid.Succeeded)
+	mappings := `"deliveryAttributeMappings":[{"name":"AUTHORIZATION","type":"Static","properties":{"isSecret":true}},` +
+		`{"name":"x-plain","type":"Static","properties":{"value":"seen"}},{"name":"x-dynamic","type":"Dynamic","properties":{"sourceField":"data.y"}}]`
+	for _, c := range []struct {
+		name, destination string
+		url               string // in effect afterwards; "": it is refused
+	}{
+		{"as it was shown", `"endpointBaseUrl":"` + s.Properties.Destination.BaseURL() + `",` + mappings, r.URL + "/path?code=hidden"},
+		{"as it was disguised", `"endpointBaseUrl":"` + s.Properties.Destination.Disguised() + `",` + mappings, r.URL + "/path?code=hidden"},
+		{"without an endpoint", mappings, r.URL + "/path?code=hidden"},
+		{"as it never was", `"endpointBaseUrl":"` + other.URL + `/elsewhere",` + mappings, ""},
+		{"with an empty URL and no other", `"endpointUrl":"",` + mappings, ""},
+		{"with a URL beside what was shown", `"endpointUrl":"` + other.URL + `/new?k=v","endpointBaseUrl":"` + s.Properties.Destination.BaseURL() + `",` + mappings, other.URL + "/new?k=v"},
+	} {
+		p, err := grid.DecodeProperties([]byte(`{"destination":{"endpointType":"WebHook","properties":{` + c.destination + `}}}`))
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		_, _, err = f.grid.Put(t.Context(), source, "one", p, grid.Condition{})
+		if (err != nil) != (c.url == "") {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err != nil {
+			continue
+		}
+		now := f.awaitState("one", grid.Succeeded).Properties.Destination
+		if string(now.EndpointURL) != c.url {
+			t.Errorf("%s: the endpoint is %s", c.name, string(now.EndpointURL))
+		}
+		if a := now.Attributes; len(a) != 3 || a[0].Value != "hidden" || a[1].Value != "seen" || a[2].Value != "" || a[2].SourceField != "data.y" {
+			t.Errorf("%s: the attributes are %+v", c.name, a)
+		}
+	}
+	// Nothing stands for what is not there yet.
+	p, err := grid.DecodeProperties([]byte(`{"destination":{"endpointType":"WebHook","properties":{` + mappings + `}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := f.grid.Put(t.Context(), source, "two", p, grid.Condition{}); err == nil {
+		t.Error("a new subscription without an endpoint is taken")
+	}
+}
+
+// A PATCH changes what it names.
+func TestPatchOfADestination(t *testing.T) {
+	have := grid.Properties{Destination: grid.WebHook{EndpointURL: "https://example.com/?k=v", MaxEventsPerBatch: 7, PreferredBatchKB: 8,
+		Attributes: []webhook.Attribute{{Name: "a", Value: "v"}}},
+		Filter: filter.Filter{IncludedEventTypes: []string{"A"}, SubjectBeginsWith: "b", SubjectEndsWith: "e", IsSubjectCaseSensitive: true},
+		Retry:  delivery.RetryPolicy{MaxAttempts: 5, TTL: time.Hour}}
+	for patch, change := range map[string]func(*grid.Properties){
+		`"maxEventsPerBatch":9`:              func(p *grid.Properties) { p.Destination.MaxEventsPerBatch = 9 },
+		`"preferredBatchSizeInKilobytes":9`:  func(p *grid.Properties) { p.Destination.PreferredBatchKB = 9 },
+		`"deliveryAttributeMappings":null`:   func(p *grid.Properties) { p.Destination.Attributes = nil },
+		`"endpointUrl":"https://b.example/"`: func(p *grid.Properties) { p.Destination.EndpointURL = "https://b.example/" },
+		`"minimumTlsVersionAllowed":"1.2"`:   func(*grid.Properties) {},
+	} {
+		c, err := grid.DecodePatch([]byte(`{"destination":{"endpointType":"WebHook","properties":{` + patch + `}}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := have
+		change(&want)
+		got := c.Apply(have)
+		g, w := got.Destination, want.Destination
+		if g.EndpointURL != w.EndpointURL || g.MaxEventsPerBatch != w.MaxEventsPerBatch || g.PreferredBatchKB != w.PreferredBatchKB || len(g.Attributes) != len(w.Attributes) {
+			t.Errorf("%s: %+v", patch, g)
+		}
+	}
+	for patch, want := range map[string]filter.Filter{
+		`"includedEventTypes":["B"]`:     {IncludedEventTypes: []string{"B"}, SubjectBeginsWith: "b", SubjectEndsWith: "e", IsSubjectCaseSensitive: true},
+		`"subjectBeginsWith":""`:         {IncludedEventTypes: []string{"A"}, SubjectEndsWith: "e", IsSubjectCaseSensitive: true},
+		`"subjectEndsWith":"x"`:          {IncludedEventTypes: []string{"A"}, SubjectBeginsWith: "b", SubjectEndsWith: "x", IsSubjectCaseSensitive: true},
+		`"isSubjectCaseSensitive":false`: {IncludedEventTypes: []string{"A"}, SubjectBeginsWith: "b", SubjectEndsWith: "e"},
+	} {
+		c, err := grid.DecodePatch([]byte(`{"filter":{` + patch + `}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := c.Apply(have).Filter
+		if !slices.Equal(got.IncludedEventTypes, want.IncludedEventTypes) || got.SubjectBeginsWith != want.SubjectBeginsWith ||
+			got.SubjectEndsWith != want.SubjectEndsWith || got.IsSubjectCaseSensitive != want.IsSubjectCaseSensitive {
+			t.Errorf("%s: %+v", patch, got)
+		}
+	}
+	for patch, want := range map[string]delivery.RetryPolicy{
+		`"maxDeliveryAttempts":3`:       {MaxAttempts: 3, TTL: time.Hour},
+		`"eventTimeToLiveInMinutes":90`: {MaxAttempts: 5, TTL: 90 * time.Minute},
+	} {
+		c, err := grid.DecodePatch([]byte(`{"retryPolicy":{` + patch + `}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Apply(have).Retry; got != want {
+			t.Errorf("%s: %+v", patch, got)
+		}
+	}
+}
+
+// A subscription that wants some types and one that wants all get an event
+// each, of whatever realm and in the order of their ids; one that is gone gets
+// nothing, and its deliveries end.
+func TestManySubscriptionsMatch(t *testing.T) {
+	f := newFixture(t)
+	f.start()
+	all, some, none := newReceiver(t), newReceiver(t), newReceiver(t)
+	p := properties(some.URL)
+	p.Filter.IncludedEventTypes = []string{"Wanted", "Other"}
+	f.put("some", p)
+	f.put("all", properties(all.URL))
+	p.Filter.IncludedEventTypes, p.Destination = []string{"Never"}, grid.WebHook{EndpointURL: grid.Secret(none.URL)}
+	f.put("none", p)
+	for _, name := range []string{"some", "all", "none"} {
+		f.awaitState(name, grid.Succeeded)
+	}
+	f.publish(newEvent("1", "WANTED", "s"), newEvent("2", "unwanted", "s"), newEvent("3", "other", "s"))
+	all.expect(t, "1", "2", "3")
+	some.expect(t, "1", "3")
+	if _, err := f.grid.Delete(t.Context(), source, "some", grid.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	f.publish(newEvent("4", "Wanted", "s"))
+	all.expect(t, "4")
+	select {
+	case id := <-some.ids:
+		t.Errorf("what was deleted gets %s", id)
+	case id := <-none.ids:
+		t.Errorf("what wants another type gets %s", id)
+	default:
+	}
+	if _, err := f.grid.Delete(t.Context(), source, "all", grid.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.grid.Delete(t.Context(), source, "none", grid.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	f.publish(newEvent("5", "Wanted", "s")) // nobody is there
+}
