@@ -105,6 +105,7 @@ func Open(ctx context.Context, cfg config.Config, o Options) (_ *Server, err err
 	if err := s.openStore(); err != nil {
 		return nil, err
 	}
+	resumeClock(s.engine, s.clock, s.log)
 	if s.keys, err = openKeys(cfg.Data, cfg.Access.DevKeys); err != nil {
 		return nil, err
 	}

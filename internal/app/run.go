@@ -25,6 +25,7 @@ func (s *Server) Run(ctx context.Context, ready func() error) error {
 	r.service("stored sessions", s.stored.Run)
 	r.service("sessions", s.broker.Run)
 	r.service("memory", s.tidy)
+	r.service("clock", func(ctx context.Context) error { return recordClock(ctx, s.engine, s.clock) })
 	r.service("registry", s.registry.Run)
 	r.service("grid", s.grid.Run)
 	r.service("delivery", s.dispatcher.Run)

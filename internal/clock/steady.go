@@ -15,6 +15,10 @@ const (
 	Tolerance = 5 * time.Second
 	// Hold is how long a jump must last before it is believed.
 	Hold = time.Hour
+	// Away is how far beyond the last time that an earlier process recorded the
+	// wall clock may stand at a start without that being taken for a jump: a
+	// machine may have been off.
+	Away = 7 * 24 * time.Hour
 )
 
 // unset is before any time that a clock which has been set can show: machines
@@ -48,6 +52,10 @@ type Steady struct {
 	holding atomic.Bool // jump is not 0
 
 	mu    sync.Mutex
+	began Instant // of this clock, or of Resume
+	// eras are the stretches of the steady time that ended in a leap ahead which
+	// was believed, the newest last: no more of them than maxEras.
+	eras  []era
 	jump  time.Duration // of the wall clock, not believed yet; 0: none
 	since time.Duration // when it was noticed, by the monotonic reading
 }
@@ -59,9 +67,77 @@ func NewSteady(c Clock, log *slog.Logger) *Steady {
 		log = slog.New(slog.DiscardHandler)
 	}
 	s := &Steady{Clock: c, log: log}
-	mono := c.Monotonic()
-	s.ahead.Store(c.Now().UnixNano() - int64(mono))
+	wall, mono := c.Now(), c.Monotonic()
+	s.ahead.Store(wall.UnixNano() - int64(mono))
+	s.began = Instant{Wall: wall.UTC(), Mono: mono}
 	return s
+}
+
+// era is a stretch of the steady time in this process, and how far the time
+// leaped at its end.
+type era struct {
+	from, to time.Time
+	leap     time.Duration
+}
+
+// maxEras bounds what is remembered of believed jumps.
+const maxEras = 16
+
+// Resume tells a clock that was just made the newest steady time that an earlier
+// process recorded. Where the wall clock stands before that, or further beyond
+// than Away, it is taken to have jumped from there, and the jump is believed
+// when it has lasted for Hold: nothing that the earlier process left is judged by
+// a clock that was set wrong while nothing ran.
+func (s *Steady) Resume(last time.Time) {
+	wall, mono := s.Clock.Now(), s.Clock.Monotonic()
+	off := wall.Sub(last)
+	if last.Before(unset) || off >= -Tolerance && off <= Away {
+		return
+	}
+	s.log.Warn("the wall clock is not where the last start left it; look whether it is right", "shows", wall.UTC(), "lastRecorded", last.UTC())
+	s.mu.Lock()
+	s.ahead.Store(last.UnixNano() - int64(mono))
+	s.began = Instant{Wall: last.UTC(), Mono: mono}
+	s.mu.Unlock()
+	s.Instant() // notices the jump
+}
+
+// Age returns how long ago the steady time t was, also where t was stored
+// before a jump of the clock was believed: a leap ahead ages nothing. What was
+// stored by an earlier process whose clock had not been set counts from the
+// start of this one, as when it was is not known.
+func (s *Steady) Age(t time.Time) time.Duration {
+	now := s.Instant()
+	age := now.Wall.Sub(t)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.Before(unset) && !now.Wall.Before(unset) && (len(s.eras) == 0 || t.Before(s.eras[0].from)) {
+		return now.Mono - s.began.Mono
+	}
+	for i := range s.eras {
+		if e := s.eras[i]; !t.Before(e.from) && !t.After(e.to) {
+			for _, later := range s.eras[i:] {
+				age -= later.leap
+			}
+			return max(0, min(age, now.Mono-s.began.Mono)) // it was in this process
+		}
+	}
+	return age
+}
+
+// leap follows the wall clock. It is locked.
+func (s *Steady) leap(off, mono time.Duration) {
+	if off > 0 {
+		from := s.began.Wall
+		if n := len(s.eras); n > 0 {
+			from = s.eras[n-1].to.Add(s.eras[n-1].leap)
+		}
+		if to := time.Unix(0, s.ahead.Load()+int64(mono)).UTC(); !to.Before(from) { // else it was set back meanwhile
+			s.eras = append(s.eras[max(0, len(s.eras)-maxEras+1):], era{from, to, off})
+		}
+	}
+	s.ahead.Add(int64(off))
+	s.jump = 0
 }
 
 // SteadyOf returns c if it is a steady clock, else one over c that logs
@@ -114,16 +190,14 @@ func (s *Steady) follow(off, mono time.Duration, wall time.Time) int64 {
 		s.ahead.Add(int64(off))
 	case wall.Add(-off).Before(unset) && !wall.Before(unset):
 		s.log.Warn("the wall clock has been set", "jump", off)
-		s.ahead.Add(int64(off))
-		s.jump = 0
+		s.leap(off, mono)
 	case s.jump == 0 || (off-s.jump).Abs() > Tolerance:
 		s.jump, s.since = off, mono
 		s.log.Warn("the wall clock has jumped: nothing expires or is trimmed because of it unless it lasts",
 			"jump", off, "believedAfter", Hold)
 	case mono-s.since >= Hold && !wall.Before(unset):
 		s.log.Warn("the wall clock's jump has lasted and is believed", "jump", off)
-		s.ahead.Add(int64(off))
-		s.jump = 0
+		s.leap(off, mono)
 	}
 	return s.ahead.Load()
 }

@@ -107,3 +107,81 @@ func TestSteadyOf(t *testing.T) {
 		t.Errorf("the steady clock is off by %v", d)
 	}
 }
+
+// A start whose clock is not where the one before left it holds what stored
+// times say, as a jump while it runs does; a machine that was off for a while
+// does not.
+func TestSteadyResume(t *testing.T) {
+	last := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name         string
+		shows        time.Time
+		held, ending bool // for an hour; to what the clock shows
+	}{
+		{"at once", last.Add(time.Second), false, true},
+		{"a weekend later", last.Add(60 * time.Hour), false, true},
+		{"a minute before", last.Add(-time.Minute), true, true},
+		{"a year before", last.AddDate(-1, 0, 0), true, true},
+		{"ten years later", last.AddDate(10, 0, 0), true, true},
+		{"1970", time.Unix(10, 0), true, false},
+	} {
+		hand := clocktest.NewHand(c.shows)
+		s := clock.NewSteady(hand, nil)
+		s.Resume(last)
+		want := c.shows
+		if c.held {
+			want = last
+		}
+		if got := s.Steady(); !got.Equal(want) || (s.Jumped() != 0) != c.held {
+			t.Errorf("%s: %v, jumped %v; want %v", c.name, got, s.Jumped(), want)
+		}
+		hand.Advance(clock.Hold)
+		if !c.ending {
+			want = last
+		} else {
+			want = c.shows
+		}
+		if got := s.Steady(); !got.Equal(want.Add(clock.Hold)) {
+			t.Errorf("%s: an hour later %v, want %v", c.name, got, want.Add(clock.Hold))
+		}
+		if at := s.Steady(); s.Age(at) != 0 {
+			t.Errorf("%s: ages %v", c.name, s.Age(at))
+		}
+	}
+	hand := clocktest.NewHand(last) // nothing was recorded, or by a clock that was not set
+	s := clock.NewSteady(hand, nil)
+	s.Resume(time.Time{})
+	s.Resume(time.Unix(100, 0))
+	if got := s.Steady(); !got.Equal(last) {
+		t.Errorf("without a record: %v", got)
+	}
+}
+
+// Ages are what has passed, through jumps that were believed.
+func TestSteadyAge(t *testing.T) {
+	hand := clocktest.NewHand(time.Unix(1000, 0))
+	s := clock.NewSteady(hand, nil)
+	earlier, first := time.Unix(10, 0), s.Steady()
+	age := func(what string, of time.Time, want time.Duration) {
+		t.Helper()
+		if got := s.Age(of); got != want {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	hand.Advance(time.Minute)
+	hand.SetWall(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Sub(hand.Now()))
+	age("of an earlier start", earlier, time.Minute)
+	age("from before the clock was set", first, time.Minute)
+	second := s.Steady()
+	hand.Advance(time.Minute)
+	hand.SetWall(72 * time.Hour)
+	s.Steady()
+	hand.Advance(clock.Hold)
+	held := s.Steady() // the jump is believed
+	age("from before both", first, clock.Hold+2*time.Minute)
+	age("from before the second", second, clock.Hold+time.Minute)
+	age("from after", held, 0)
+	hand.Advance(time.Minute)
+	age("from after", held, time.Minute)
+	age("of an earlier start, when the clock was right", second.Add(-24*time.Hour), 24*time.Hour+72*time.Hour+clock.Hold+2*time.Minute)
+}

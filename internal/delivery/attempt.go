@@ -100,7 +100,7 @@ func (q *Queue) spent(it *item) Reason {
 	switch {
 	case it.rec.attempts >= q.sub.Retry.MaxAttempts:
 		return MaxDeliveryAttemptsExceeded
-	case q.d.steady.Steady().Sub(it.event.Accepted) >= q.sub.Retry.TTL:
+	case q.d.steady.Age(it.event.Accepted) >= q.sub.Retry.TTL:
 		return TimeToLiveExceeded
 	}
 	return 0

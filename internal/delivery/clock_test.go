@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/internal/clock"
 	"rollcall/internal/clock/clocktest"
 	"rollcall/internal/delivery"
 	"rollcall/internal/store"
@@ -86,7 +87,8 @@ func TestWallClockIsSet(t *testing.T) {
 	}
 }
 
-// A wall clock that stays where it was set is believed after an hour.
+// A wall clock that stays where it was set is believed after an hour, and what an
+// earlier start left is judged by it.
 func TestWallClockIsBelieved(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *harness) {
 		moved := h.inThePresent()
@@ -96,6 +98,8 @@ func TestWallClockIsBelieved(t *testing.T) {
 		h.start(paused)
 		h.publish(5, 1)
 		h.sleep(time.Minute)
+		h.stop()
+		h.start(paused)
 		moved.SetWall(48 * time.Hour)
 		h.sleep(59 * time.Minute)
 		if n := h.keys(store.TableEvent); n != 5 {
@@ -106,6 +110,59 @@ func TestWallClockIsBelieved(t *testing.T) {
 			t.Errorf("%d events are in the log afterwards, want none", n)
 		}
 	})
+}
+
+// What was accepted before a jump that was believed ages by the time that has
+// passed since, not by the jump: neither when a clock is set that never was, as
+// on boards without a battery, nor when it was wrong for hours.
+func TestEventsDoNotAgeByJumps(t *testing.T) {
+	for _, unset := range []bool{true, false} {
+		t.Run(fmt.Sprint("unset ", unset), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, h *harness) {
+				moved := new(clocktest.Moved) // in 2000
+				h.clock = moved
+				if !unset {
+					moved = h.inThePresent()
+				}
+				h.set.Retention = delivery.RetentionSettings{Age: 24 * time.Hour, Interval: time.Minute}
+				paused := h.sub(1, h.fake())
+				paused.Paused, paused.Retry.TTL = true, 3*time.Hour
+				h.start(paused)
+				h.publish(5, 1)
+				h.sleep(time.Minute)
+				if unset { // they outlive a start with a clock that is still not set
+					h.stop()
+					h.start(paused)
+					h.publish(5, 1)
+				} else {
+					h.publish(5, 1)
+				}
+				moved.SetWall(26 * 365 * 24 * time.Hour)
+				h.sleep(clock.Hold + 2*time.Minute)
+				if n := h.keys(store.TableEvent); n != 10 {
+					t.Errorf("%d events are in the log, want 10", n)
+				}
+				h.ahead += 26 * 365 * 24 * time.Hour // what is accepted by the steady time
+				h.publish(1, 1)
+				paused.Paused = false
+				h.put(paused)
+				h.sleep(time.Second)
+				if got := h.queues[1].Tally(); got.Delivered != 11 || len(got.Dropped) != 0 {
+					t.Errorf("%+v", got)
+				}
+				paused.Paused = true
+				h.put(paused)
+				h.publish(1, 1)
+				h.sleep(4 * time.Hour)
+				paused.Paused = false
+				h.put(paused)
+				h.sleep(time.Second)
+				if got := h.queues[1].Tally(); got.Dropped["TimeToLiveExceeded"] != 1 {
+					t.Errorf("an event of 4 hours ago with a time to live of 3: %+v", got)
+				}
+			})
+		})
+	}
 }
 
 // A clock that was set back between two starts, by years, delays nothing for

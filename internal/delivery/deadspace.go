@@ -228,7 +228,7 @@ func (s *deadSpace) pruneOnce() bool {
 	removed := 0
 	var bytes int64
 	for _, f := range files {
-		if total <= most && (set.Age == 0 || now.Sub(f.at) < set.Age) {
+		if total <= most && (set.Age == 0 || s.d.steady.Age(f.at) < set.Age) {
 			break
 		}
 		if err := os.Remove(f.name); err != nil {

@@ -32,8 +32,7 @@ func (l *eventLog) surplus() []*cut {
 // trimOld deletes what was accepted too long ago, and whatever the store has
 // refused to delete before.
 func (l *eventLog) trimOld() {
-	oldest := l.d.steady.Steady().Add(-l.d.set.Retention.Age).UnixNano()
-	old := func(s *segment) bool { return s.newest < oldest }
+	old := func(s *segment) bool { return l.d.steady.Age(time.Unix(0, s.newest)) > l.d.set.Retention.Age }
 	l.mu.Lock()
 	l.sealAll(old)
 	cuts := l.take(old, func() bool { return false })

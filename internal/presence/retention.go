@@ -174,7 +174,6 @@ func (l *Ledger) trimOnce(ctx context.Context, snap store.Snapshot, p uint8, rea
 	it := snap.Iter(prefix, store.PrefixEnd(prefix))
 	defer it.Close()
 	b := store.NewBatch(store.Reserve)
-	horizon := now.Add(-l.retention.Age)
 	n, seen := 0, 0
 	var last []byte
 	var unsure []mark // of an unknown time, or one in the future: as old as what comes next, at least
@@ -186,7 +185,7 @@ func (l *Ledger) trimOnce(ctx context.Context, snap store.Snapshot, p uint8, rea
 			m = mark{size: int64(len(it.Key()) + len(it.Value()))}
 		}
 		unknown := err != nil || m.time.After(now)
-		if freed >= excess && (unknown || !m.time.Before(horizon)) {
+		if freed >= excess && (unknown || l.clock.Age(m.time) <= l.retention.Age) {
 			if !unknown {
 				break
 			}

@@ -27,6 +27,7 @@ const (
 	TablePending    Table = 0x12 // registry: coalesced life-cycle events not yet staged
 	TableCounter    Table = 0x13 // id counters of the configuration partition
 	TableClientName Table = 0x14 // registry: index of clients' names
+	TableClock      Table = 0x15 // the newest steady time, for the next start to compare
 	TableSession    Table = 0x20 // presence: where each session name stands
 	TableHistory    Table = 0x21 // presence: transitions by session and number
 	TableTimeline   Table = 0x22 // presence: transitions in commit order
@@ -53,7 +54,7 @@ const (
 // tableNames are what people call the tables.
 var tableNames = map[Table]string{
 	TableEngine: "engine", TableLoss: "losses", TableResource: "resources", TableName: "names", TablePending: "pending events",
-	TableCounter: "counters", TableClientName: "client names", TableSession: "sessions", TableHistory: "history", TableTimeline: "timeline",
+	TableCounter: "counters", TableClientName: "client names", TableClock: "clock", TableSession: "sessions", TableHistory: "history", TableTimeline: "timeline",
 	TableOpen: "open sessions", TableBoot: "boots", TableSub: "event subscriptions", TableEvent: "events",
 	TableCursor: "cursors", TableRetry: "retries", TableTally: "tallies", TableSessionState: "session state",
 	TableFilter: "subscriptions", TableDue: "due", TableWill: "wills", TableInbound: "inbound", TableMessage: "messages",
