@@ -15,6 +15,7 @@ import (
 	"rollcall/internal/event"
 	"rollcall/internal/store"
 	"rollcall/internal/store/mem"
+	"rollcall/internal/store/setaside"
 )
 
 const realm = "namespace/default"
@@ -121,6 +122,8 @@ type harness struct {
 	ahead  time.Duration // of the bubble's time, when events are accepted
 	began  time.Time
 
+	setAside *setaside.List // nil: the dispatcher's own
+
 	// prepare is called with each dispatcher before it runs, if set.
 	prepare func(*delivery.Dispatcher)
 
@@ -155,7 +158,7 @@ func inBubble(t *testing.T, f func(t *testing.T, h *harness)) {
 func (h *harness) start(subs ...delivery.Subscription) {
 	h.t.Helper()
 	d, err := delivery.Open(delivery.Options{
-		Engine: h.engine, Clock: h.clock, Settings: h.set, DeadLetterRoot: h.root, Random: func() float64 { return 0 },
+		Engine: h.engine, Clock: h.clock, Settings: h.set, DeadLetterRoot: h.root, SetAside: h.setAside, Random: func() float64 { return 0 },
 	})
 	if err != nil {
 		h.t.Fatal(err)

@@ -571,3 +571,32 @@ func TestTallyObserves(t *testing.T) {
 		t.Errorf("%d lost, %d settled", c.lost(), c.settled())
 	}
 }
+
+// The directories of dead-letter files go when their hour, day, month or year has
+// been over for three hours, and no other ones.
+func TestDirectoriesThatAreOver(t *testing.T) {
+	const root = "/root"
+	now := time.Date(2026, 3, 1, 3, 30, 0, 0, time.UTC)
+	for dir, want := range map[string]bool{
+		root:                                false,
+		root + "/dir":                       false,
+		root + "/dir/sub":                   false,
+		root + "/dir/sub/2025":              true,
+		root + "/dir/sub/2026":              false,
+		root + "/dir/sub/2026/1":            true,
+		root + "/dir/sub/2026/2":            true,
+		root + "/dir/sub/2026/3":            false,
+		root + "/dir/sub/2026/2/28":         true,
+		root + "/dir/sub/2026/3/1":          false,
+		root + "/dir/sub/2026/2/28/22":      true,
+		root + "/dir/sub/2026/2/28/23":      true,
+		root + "/dir/sub/2026/3/1/0":        false,
+		root + "/dir/sub/2026/2/28/22/more": false,
+		root + "/dir/sub/archive":           false,
+		root + "/dir/sub/2025/13":           false,
+	} {
+		if got := over(dir, root, now); got != want {
+			t.Errorf("%s: %v", dir, got)
+		}
+	}
+}
