@@ -131,3 +131,54 @@ func TestLastAttemptIsTheEnd(t *testing.T) {
 		}
 	})
 }
+
+// A directory that is there already, because its sync was refused or a crash
+// came between, is made durable before anything in it is settled.
+func TestDirectoriesOfDeadLettersAreDurable(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *harness) {
+		h.set.DeadLetterDelay = 0
+		f := h.fake()
+		f.answer = status(400)
+		s := h.sub(1, f)
+		s.DeadLetter = "dead"
+		var mu sync.Mutex
+		refused, synced := map[string]bool{}, map[string]bool{}
+		h.prepare = func(d *delivery.Dispatcher) {
+			d.SetSync(func(f *os.File) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if info, err := f.Stat(); err != nil || !info.IsDir() {
+					return err
+				}
+				if !refused[f.Name()] {
+					refused[f.Name()] = true
+					return errors.New("the disk says no")
+				}
+				synced[f.Name()] = true
+				return nil
+			})
+		}
+		h.start(s)
+		h.publish(1, 1)
+		h.sleep(time.Hour)
+		if got := h.queues[1].Tally(); got.DeadLettered != 1 {
+			t.Fatalf("%+v", got)
+		}
+		files := 0
+		err := filepath.WalkDir(h.root, func(path string, e os.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			files++
+			for dir := filepath.Dir(path); len(dir) >= len(h.root); dir = filepath.Dir(dir) {
+				if !synced[dir] {
+					t.Errorf("%s was never synced", dir)
+				}
+			}
+			return nil
+		})
+		if err != nil || files == 0 {
+			t.Errorf("%d files, %v", files, err)
+		}
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -139,26 +140,43 @@ func (d *Dispatcher) writeDeadLetters(sub Subscription, items []*item) error {
 	return err
 }
 
+// dirs are the directories whose names in their parents are known to be on disk.
+type dirs struct {
+	mu    sync.Mutex // held while one is made, so that nobody takes it for durable
+	known map[string]bool
+}
+
+// mostDirs bounds what is known.
+const mostDirs = 1024
+
 // makeDirs makes the directories below root, durable each, and returns the
-// innermost.
+// innermost. One that is there may have been made a moment before a crash, or
+// its sync refused: that is made good the first time that it is met.
 func (d *Dispatcher) makeDirs(root string, parts []string) (string, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return "", err
 	}
+	d.dirs.mu.Lock()
+	defer d.dirs.mu.Unlock()
 	dir := root
 	for _, p := range parts {
 		parent := dir
 		dir = filepath.Join(dir, p)
 		err := os.Mkdir(dir, 0o700)
-		if errors.Is(err, os.ErrExist) {
-			continue
-		}
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrExist) {
 			return "", err
 		}
+		if err != nil && d.dirs.known[dir] {
+			continue
+		}
+		delete(d.dirs.known, dir)
 		if err := d.syncDir(parent); err != nil {
 			return "", err
 		}
+		if d.dirs.known == nil || len(d.dirs.known) >= mostDirs {
+			d.dirs.known = make(map[string]bool)
+		}
+		d.dirs.known[dir] = true
 	}
 	return dir, nil
 }

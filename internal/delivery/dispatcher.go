@@ -52,8 +52,10 @@ type Dispatcher struct {
 	metrics        *metrics
 	events         *eventLog
 	dead           *deadSpace
-	setAside       *setaside.List
-	keepOrphans    atomic.Bool // progress of unknown subscriptions is not erased
+	dirs           dirs
+
+	setAside    *setaside.List
+	keepOrphans atomic.Bool // progress of unknown subscriptions is not erased
 
 	free    atomic.Int64 // shared worker slots left; below zero by first workers
 	readers chan struct{}

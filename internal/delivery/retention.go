@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"rollcall/internal/store"
@@ -109,7 +110,13 @@ func (l *eventLog) done(c *cut, r store.Result) {
 		for _, s := range c.segments {
 			s.gone = s.deleted
 		}
-		l.sealed = append(append(make([]*segment, 0, len(c.segments)+len(l.sealed)), c.segments...), l.sealed...)
+		at := 0 // behind what a refusal before this one has put back
+		for i, s := range l.sealed {
+			if s.log == p && s.end < c.segments[0].begin {
+				at = i + 1
+			}
+		}
+		l.sealed = slices.Insert(l.sealed, at, c.segments...)
 		l.mu.Unlock()
 		l.d.log.Warn("old events are not deleted", "err", r.Err)
 		return

@@ -320,7 +320,9 @@ func (l *eventLog) collect(batches []*flushBatch, final bool) {
 	later := l.unstored[:0]
 	for _, s := range l.unstored {
 		switch {
-		case s.gone:
+		case s.deleted:
+		case s.gone && !final: // being deleted, which may be refused
+			later = append(later, s)
 		case s.log.source.inDoubt(s.log.partition):
 			later = append(later, s)
 		default:
