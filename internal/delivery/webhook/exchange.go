@@ -208,8 +208,12 @@ func distrust(err error) string {
 	case errors.As(err, &name):
 		return fmt.Sprintf("the server's certificate is not for %.253s", name.Host)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil:
-		return fmt.Sprintf("the server's certificate is valid from %s to %s only",
+		text := fmt.Sprintf("the server's certificate is valid from %s to %s only",
 			invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
+		if strings.Contains(invalid.Detail, "is before") { // seldom the certificate's fault
+			text += "; look whether the clock here is right (" + invalid.Detail + ")"
+		}
+		return text
 	}
 	return fmt.Sprintf("the server's certificate is not trusted: %.200s", err)
 }

@@ -140,3 +140,14 @@ func TestValidationURLIsNotEscapedForHTML(t *testing.T) {
 		t.Errorf("sent %s, want the URL %s", body, url)
 	}
 }
+
+// A certificate that is not valid yet is mostly a clock here that was not set:
+// the error says what it shows.
+func TestCertificateFromTheFuture(t *testing.T) {
+	now := time.Now()
+	c := tlsCase(t, "future", &x509.Certificate{IPAddresses: []net.IP{{127, 0, 0, 1}}, NotBefore: now.Add(time.Hour), NotAfter: now.Add(2 * time.Hour)}, true, "")
+	r := deliver(t, destination(t, newClient(t, webhook.Options{Rules: local, RootCAs: c.roots}), c.url, event.EventGrid), attempt(1))
+	if !strings.Contains(r.Detail, "look whether the clock here is right (current time 20") {
+		t.Errorf("%q", r.Detail)
+	}
+}
