@@ -25,6 +25,21 @@ import (
 type hasty struct {
 	clock.System
 	minutes atomic.Int64
+	passed  chan struct{} // holds one when a minute has passed
+}
+
+// await returns once a condition holds, which is looked at after every minute,
+// and fails after 20 real seconds.
+func (h *hasty) await(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	late := time.After(20 * time.Second)
+	for !holds() {
+		select {
+		case <-h.passed:
+		case <-late:
+			t.Fatalf("in vain: %s", what)
+		}
+	}
 }
 
 func (h *hasty) AfterFunc(d time.Duration, f func()) clock.Timer {
@@ -34,6 +49,10 @@ func (h *hasty) AfterFunc(d time.Duration, f func()) clock.Timer {
 	return h.System.AfterFunc(time.Millisecond, func() {
 		h.minutes.Add(1)
 		f()
+		select {
+		case h.passed <- struct{}{}:
+		default:
+		}
 	})
 }
 
@@ -161,7 +180,7 @@ func size(short, full int) int {
 // P7: a log that is 3 % over its limit loses about that much, once, and what
 // it loses is counted; the engine gives the space back much later.
 func TestRetentionBySizeOfAnIdleLog(t *testing.T) {
-	k := &disk{t: t, dir: filepath.Join(t.TempDir(), "store"), clock: &hasty{}, set: delivery.DefaultSettings()}
+	k := &disk{t: t, dir: filepath.Join(t.TempDir(), "store"), clock: &hasty{passed: make(chan struct{}, 1)}, set: delivery.DefaultSettings()}
 	k.set.Retention.Bytes = int64(size(8<<20, 256<<20))
 	k.start()
 	stored := size(20_000, 320_000)
@@ -174,7 +193,7 @@ func TestRetentionBySizeOfAnIdleLog(t *testing.T) {
 	k.clock.minutes.Store(0)
 	k.start()
 	defer func() { k.stop() }()
-	wait(t, "sixty rounds", func() bool { return k.clock.minutes.Load() >= 60 })
+	k.clock.await(t, "sixty rounds", func() bool { return k.clock.minutes.Load() >= 60 })
 	events, bytes := k.size()
 	if slack := limit/128 + int64(size(8<<10, 256<<10)); bytes > limit || bytes < limit-slack {
 		t.Errorf("the log has %d bytes, %d below its limit, want at most %d", bytes, limit-bytes, slack)
@@ -195,7 +214,7 @@ func TestRetentionBySizeOfAnIdleLog(t *testing.T) {
 // P7: under load the log exceeds its limit by what is under way to the store
 // and no more: here 256 events, 1 MiB with all that comes beside them.
 func TestRetentionBySizeUnderLoad(t *testing.T) {
-	k := &disk{t: t, dir: filepath.Join(t.TempDir(), "store"), clock: &hasty{}, set: delivery.DefaultSettings()}
+	k := &disk{t: t, dir: filepath.Join(t.TempDir(), "store"), clock: &hasty{passed: make(chan struct{}, 1)}, set: delivery.DefaultSettings()}
 	limit, stored := int64(size(2<<20, 42<<20)), size(8_000, 300_000)
 	k.set.Retention.Bytes = limit
 	k.start()
@@ -219,7 +238,7 @@ func TestRetentionBySizeUnderLoad(t *testing.T) {
 	if most := limit + 1<<20; peak > most {
 		t.Errorf("the log had %d bytes, want at most %d", peak, most)
 	}
-	wait(t, "the surplus is gone", func() bool {
+	k.clock.await(t, "the surplus is gone", func() bool {
 		_, bytes := k.size()
 		return bytes <= limit
 	})
