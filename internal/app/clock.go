@@ -34,11 +34,11 @@ func resumeClock(e store.Engine, c *clock.Steady, log *slog.Logger) {
 
 // recordClock records the steady time until ctx ends, and then once more.
 func recordClock(ctx context.Context, e store.Engine, c *clock.Steady) error {
-	for {
+	for over := false; ; {
 		b := store.NewBatch(store.Reserve)
 		b.Put(clockKey(), binary.BigEndian.AppendUint64(nil, uint64(c.Steady().UnixNano())))
 		e.Submit(b, func(store.Result) {}) // if it fails, the next one counts
-		if ctx.Err() != nil {
+		if over {
 			return nil
 		}
 		woken := make(chan struct{})
@@ -46,6 +46,7 @@ func recordClock(ctx context.Context, e store.Engine, c *clock.Steady) error {
 		select {
 		case <-woken:
 		case <-ctx.Done():
+			over = true
 		}
 		t.Stop()
 	}
