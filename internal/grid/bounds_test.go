@@ -16,6 +16,8 @@ import (
 	"rollcall/internal/fault"
 	"rollcall/internal/filter"
 	"rollcall/internal/grid"
+	"rollcall/internal/store"
+	"rollcall/internal/store/setaside"
 )
 
 // Every setting is checked at both of its bounds and by its own name.
@@ -332,4 +334,188 @@ func TestManySubscriptionsMatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.publish(newEvent("5", "Wanted", "s")) // nobody is there
+}
+
+// A subscription that cannot be read matches nothing and keeps its progress;
+// those beside it go on.
+func TestUnreadableSubscription(t *testing.T) {
+	f := newFixture(t)
+	f.start()
+	r := newReceiver(t)
+	for _, name := range []string{"aaa", "bbb", "ccc"} {
+		f.put(name, properties(r.URL))
+		f.awaitState(name, grid.Succeeded)
+	}
+	f.stop()
+	snap := f.engine.Snapshot()
+	prefix := []byte{store.Config, byte(store.TableSub)}
+	it := snap.Iter(prefix, store.PrefixEnd(prefix))
+	it.Next()
+	key := slices.Clone(it.Key())
+	it.Close()
+	snap.Close()
+	b := store.NewBatch(store.Normal)
+	b.Put(key, []byte{99})
+	if _, err := store.Commit(t.Context(), f.engine, b); err != nil {
+		t.Fatal(err)
+	}
+	f.setAside = setaside.New(nil)
+	f.start()
+	if n := len(f.grid.List(source)); n != 2 {
+		t.Errorf("%d subscriptions are left", n)
+	}
+	total := uint64(0)
+	for _, n := range f.setAside.Counts() {
+		total += n
+	}
+	if total != 1 {
+		t.Errorf("set aside: %v", f.setAside.Counts())
+	}
+	f.publish(newEvent("1", "T", "s"))
+	for range 2 {
+		r.expect(t, "1")
+	}
+}
+
+// Whatever a grid needs is asked for.
+func TestOptionsAreChecked(t *testing.T) {
+	f := newFixture(t)
+	f.open()
+	hooks, err := webhook.New(webhook.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hooks.Close()
+	good := grid.Options{Engine: f.engine, Dispatcher: f.d, Webhooks: hooks, Settings: f.set}
+	for what, change := range map[string]func(*grid.Options){
+		"engine": func(o *grid.Options) { o.Engine = nil }, "dispatcher": func(o *grid.Options) { o.Dispatcher = nil },
+		"webhooks": func(o *grid.Options) { o.Webhooks = nil }, "settings": func(o *grid.Options) { o.Settings.TailBuffer = 0 },
+	} {
+		o := good
+		change(&o)
+		if _, err := grid.Open(o); err == nil {
+			t.Errorf("it opens without %s", what)
+		}
+	}
+	if _, err := grid.Open(good); err != nil {
+		t.Error(err)
+	}
+}
+
+// The resource shows what was set, and nothing of what was not.
+func TestResourceShowsWhatIsSet(t *testing.T) {
+	f := newFixture(t)
+	f.start()
+	r := newReceiver(t)
+	p := properties(r.URL)
+	f.put("plain", p)
+	p.DeadLetterDirectory, p.Expiration = "dead", time.Date(2100, 1, 2, 3, 4, 5, 0, time.UTC)
+	f.put("rich", p)
+	p.DeadLetterDirectory, p.Paused = "", true
+	f.put("paused", p)
+	for name, want := range map[string][3]bool{"plain": {}, "rich": {true, true, false}, "paused": {true, false, true}} {
+		body, err := f.awaitState(name, grid.Succeeded).PropertiesJSON(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(body)
+		got := [3]bool{strings.Contains(text, `"2100-01-02T03:04:05`), strings.Contains(text, `"deadLetterDirectory":"dead"`), strings.Contains(text, `"paused":true`)}
+		if got != want || strings.Contains(text, `"rollcall"`) != (want[1] || want[2]) {
+			t.Errorf("%s: %v: %s", name, got, text)
+		}
+	}
+}
+
+// What is deleted leaves no progress behind, and its events are counted as
+// dropped no more.
+func TestDeletedLeavesNothing(t *testing.T) {
+	f := newFixture(t)
+	f.dset.CursorInterval = time.Millisecond
+	f.start()
+	r := newReceiver(t)
+	f.put("one", properties(r.URL))
+	s := f.awaitState("one", grid.Succeeded)
+	f.publish(newEvent("1", "T", "s"))
+	r.expect(t, "1")
+	if f.d.Queue(s.ID) == nil {
+		t.Fatal("the dispatcher does not know it")
+	}
+	if existed, err := f.grid.Delete(t.Context(), source, "one", grid.Condition{}); !existed || err != nil {
+		t.Fatal(existed, err)
+	}
+	if f.d.Queue(s.ID) != nil {
+		t.Error("the dispatcher knows it still")
+	}
+	if existed, err := f.grid.Delete(t.Context(), source, "one", grid.Condition{}); existed || err != nil {
+		t.Error(existed, err)
+	}
+}
+
+// A pause is set once, and setting it again changes nothing.
+func TestPauseTwice(t *testing.T) {
+	f := newFixture(t)
+	f.start()
+	r := newReceiver(t)
+	f.put("one", properties(r.URL))
+	f.awaitState("one", grid.Succeeded)
+	first, err := f.grid.Pause(t.Context(), source, "one")
+	if err != nil || !first.Properties.Paused {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	again, err := f.grid.Pause(t.Context(), source, "one")
+	if err != nil || again.Revision != first.Revision || !again.Properties.Paused {
+		t.Errorf("%+v, %v", again, err)
+	}
+	resumed, err := f.grid.Resume(t.Context(), source, "one")
+	if err != nil || resumed.Properties.Paused || resumed.Revision == first.Revision {
+		t.Errorf("%+v, %v", resumed, err)
+	}
+	if _, err := f.grid.Pause(t.Context(), source, "none"); !hasCode(err, fault.NotFound) {
+		t.Errorf("one that is not there: %v", err)
+	}
+}
+
+// An endpoint that answers without the code fails where nothing could confirm it
+// by hand, and the narration ends with that.
+func TestNoAddressToConfirmBy(t *testing.T) {
+	for _, schema := range []event.Schema{event.EventGrid, event.CloudEvents} {
+		f := newFixture(t)
+		f.base = ""
+		f.start()
+		r := newReceiver(t)
+		r.set(false, 200)
+		p := properties(r.URL)
+		p.Schema = schema
+		f.put("one", p)
+		s := f.awaitState("one", grid.Failed)
+		if s.Failure == nil || len(s.Narration) == 0 || s.Narration[len(s.Narration)-1].Text != "Failed." {
+			t.Fatalf("%+v", s)
+		}
+		if confirm := strings.Contains(s.Failure.Message, "no address at which it could be confirmed"); confirm != (schema == event.EventGrid) {
+			t.Errorf("%v: %s", schema, s.Failure.Message)
+		}
+	}
+}
+
+// A member that is there twice, in any case, is refused by name, and so is what
+// would need an identity.
+func TestMembersTwice(t *testing.T) {
+	const good = `"destination":{"endpointType":"WebHook","properties":{"endpointUrl":"https://example.com/"}}`
+	for body, want := range map[string]string{
+		`{` + good + `,"labels":["a"],"Labels":["b"]}`:       "properties.Labels",
+		`{` + good + `,"deadLetterWithResourceIdentity":{}}`: "properties.deadLetterWithResourceIdentity",
+	} {
+		_, err := grid.DecodeProperties([]byte(body))
+		if got := mistakes(t, err); len(got) != 1 || !strings.EqualFold(got[0], want) {
+			t.Errorf("%s: mistakes at %q, %v", body, got, err)
+		}
+	}
+	_, err := grid.DecodeProperties([]byte(`{` + good + `,"labels":["a"],"Labels":["b"]}`))
+	if !strings.Contains(fmt.Sprint(err), "twice") {
+		t.Errorf("%v", err)
+	}
+	_, err = grid.DecodeProperties([]byte(`{` + good + `,"what":1}`))
+	if !strings.Contains(fmt.Sprint(err), "unknown") {
+		t.Errorf("%v", err)
+	}
 }

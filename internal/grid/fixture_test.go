@@ -19,6 +19,7 @@ import (
 	"rollcall/internal/grid"
 	"rollcall/internal/store"
 	"rollcall/internal/store/mem"
+	"rollcall/internal/store/setaside"
 )
 
 var source = grid.Source{Realm: "namespace/default", ID: "/subscriptions/0/resourceGroups/rollcall/providers/Microsoft.EventGrid/namespaces/default"}
@@ -35,6 +36,8 @@ type fixture struct {
 	types  []string
 	clock  clock.Clock // nil: the machine's
 	log    *slog.Logger
+
+	setAside *setaside.List // nil: the grid's own
 
 	grid   *grid.Grid
 	d      *delivery.Dispatcher
@@ -73,7 +76,7 @@ func (f *fixture) open() {
 		f.t.Fatal(err)
 	}
 	f.grid, err = grid.Open(grid.Options{
-		Engine: f.engine, Dispatcher: f.d, Webhooks: hooks, Settings: f.set, DeadLetters: true, Clock: f.clock, Log: f.log,
+		Engine: f.engine, Dispatcher: f.d, Webhooks: hooks, Settings: f.set, DeadLetters: true, Clock: f.clock, Log: f.log, SetAside: f.setAside,
 		BaseURL:    func(string) (string, string) { return f.base, f.trust },
 		EventTypes: func(grid.Source) []string { return f.types },
 	})
