@@ -328,14 +328,3 @@ func TestRefusedDeletions(t *testing.T) {
 		}
 	})
 }
-
-// wait returns once a condition holds, and fails after 20 seconds.
-func wait(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !holds(); {
-		if time.Now().After(end) {
-			t.Fatalf("in vain: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
