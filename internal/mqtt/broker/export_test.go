@@ -30,3 +30,10 @@ func (b *Broker) Idle(id string) bool {
 
 // LentToStrangers is how much is held for clients that are not let in.
 func (b *Broker) LentToStrangers() int64 { return b.strangers.used.Load() }
+
+// LoaderJobs is how much waits for the loader, or is being done.
+func (b *Broker) LoaderJobs() int {
+	b.loader.mu.Lock()
+	defer b.loader.mu.Unlock()
+	return b.loader.waiting + len(b.loader.first)
+}

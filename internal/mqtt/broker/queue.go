@@ -84,9 +84,9 @@ func (bx *box) needsLook(q charge, now time.Time) bool {
 }
 
 // prepare does what prepared asks for. It reads the store; only the loader calls
-// it.
-func (bx *box) prepare(q charge, now time.Time) error {
-	if err := bx.load(); err != nil {
+// it. The surveyor may be nil; whoever prepares many sessions has one.
+func (bx *box) prepare(q charge, now time.Time, sv *stored.Surveyor) error {
+	if err := bx.load(sv); err != nil {
 		return err
 	}
 	bx.mu.Lock()
@@ -221,21 +221,23 @@ func (bx *box) untouched(w *stored.Waiting) bool {
 	return !given && !sent
 }
 
-// load finds out how much is in the queue. It reads the store; only the loader
-// calls it.
-func (bx *box) load() error {
+// load finds out how much is in the queue. It reads the store, as it is now or
+// as the surveyor sees it: nothing is added to a queue that is not loaded. Only
+// the loader calls it.
+func (bx *box) load(sv *stored.Surveyor) (err error) {
 	if bx.isLoaded() {
 		return nil
 	}
+	if sv == nil {
+		sv = bx.b.store.Surveyor()
+		defer func() { err = errors.Join(err, sv.Close()) }()
+	}
 	now := bx.b.clock.Steady()
 	var all []stored.Waiting
-	if err := bx.b.store.Survey(bx.key, func(w stored.Waiting) bool {
-		all = append(all, w)
-		return true
-	}); err != nil {
+	if err := sv.Survey(bx.key, func(w stored.Waiting) { all = append(all, w) }); err != nil {
 		return fmt.Errorf("read the queue of session %s: %w", bx.name, err)
 	}
-	inbound, err := bx.b.store.Inbound(bx.key)
+	inbound, err := sv.Inbound(bx.key)
 	if err != nil {
 		return fmt.Errorf("read the identifiers of session %s: %w", bx.name, err)
 	}

@@ -112,7 +112,7 @@ func (bx *box) handOn(e *stored.Entry) {
 	}
 	to := member.box
 	q := charge{e.Message.Size() + entryOverhead, e.Expires}
-	if err := to.prepare(q, r.now.Wall); err != nil {
+	if err := to.prepare(q, r.now.Wall, nil); err != nil {
 		b.opts.Log.Error("a message of a session that has ended cannot be handed on", "session", to.name, "err", err)
 		return
 	}

@@ -58,7 +58,7 @@ func (bx *box) resumed(c *conn) {
 // state is what the session left: its subscriptions, the client's identifiers,
 // and what it may have been sent before.
 func (bx *box) state(c *conn) (*session.State, error) {
-	if err := bx.load(); err != nil {
+	if err := bx.load(nil); err != nil {
 		return nil, err
 	}
 	st := &session.State{Subscriptions: bx.subscriptions()}

@@ -161,7 +161,7 @@ func (b *Broker) keep(r *round, p *publication) {
 // How many queues are looked at, and how many entries are stored at once, before
 // others have their turn.
 const (
-	prepareAtOnce = 64
+	prepareAtOnce = 128
 	partTargets   = 4096
 )
 
@@ -182,6 +182,12 @@ func (p *preparation) step() (more bool) {
 	}()
 	r := p.b.begin()
 	defer p.b.done(r)
+	var sv *stored.Surveyor // of this step
+	defer func() {
+		if sv != nil {
+			_ = sv.Close() // what it could not read is known
+		}
+	}()
 	for n := 0; p.next < len(p.boxes); p.next++ {
 		if p.next-p.stored == partTargets {
 			p.by.part()
@@ -195,7 +201,10 @@ func (p *preparation) step() (more bool) {
 		if n++; n > prepareAtOnce {
 			return true
 		}
-		if err := bx.prepare(p.charge, r.now.Wall); err != nil {
+		if sv == nil {
+			sv = p.b.store.Surveyor()
+		}
+		if err := bx.prepare(p.charge, r.now.Wall, sv); err != nil {
 			p.failed(r, err)
 			return false
 		}
