@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"rollcall/internal/delivery"
 	"rollcall/internal/delivery/webhook"
 	"rollcall/internal/event"
@@ -312,6 +314,14 @@ func TestManySubscriptionsMatch(t *testing.T) {
 	for _, name := range []string{"some", "all", "none"} {
 		f.awaitState(name, grid.Succeeded)
 	}
+	// Those that have not consented are no obstacle.
+	silent := newReceiver(t)
+	silent.set(false, 200)
+	for i := range 8 {
+		name := fmt.Sprintf("silent-%d", i)
+		f.put(name, properties(silent.URL))
+		f.awaitState(name, grid.AwaitingManualAction)
+	}
 	f.publish(newEvent("1", "WANTED", "s"), newEvent("2", "unwanted", "s"), newEvent("3", "other", "s"))
 	all.expect(t, "1", "2", "3")
 	some.expect(t, "1", "3")
@@ -333,7 +343,25 @@ func TestManySubscriptionsMatch(t *testing.T) {
 	if _, err := f.grid.Delete(t.Context(), source, "none", grid.Condition{}); err != nil {
 		t.Fatal(err)
 	}
-	f.publish(newEvent("5", "Wanted", "s")) // nobody is there
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(f.grid)
+	matched := func() (n float64) {
+		all, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all {
+			if strings.HasSuffix(m.GetName(), "matched_events_total") {
+				n += m.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		return n
+	}
+	before := matched()
+	f.publish(newEvent("5", "Wanted", "s"))
+	if now := matched(); before == 0 || now != before {
+		t.Errorf("%v events were matched, and %v when nobody is there any more", before, now-before)
+	}
 }
 
 // A subscription that cannot be read matches nothing and keeps its progress;
@@ -409,6 +437,7 @@ func TestResourceShowsWhatIsSet(t *testing.T) {
 	r := newReceiver(t)
 	p := properties(r.URL)
 	f.put("plain", p)
+	p.Destination.PreferredBatchKB = 128
 	p.DeadLetterDirectory, p.Expiration = "dead", time.Date(2100, 1, 2, 3, 4, 5, 0, time.UTC)
 	f.put("rich", p)
 	p.DeadLetterDirectory, p.Paused = "", true
@@ -419,6 +448,9 @@ func TestResourceShowsWhatIsSet(t *testing.T) {
 			t.Fatal(err)
 		}
 		text := string(body)
+		if size := `"preferredBatchSizeInKilobytes":128`; strings.Contains(text, size) != (name != "plain") || name == "plain" && !strings.Contains(text, `"preferredBatchSizeInKilobytes":64`) {
+			t.Errorf("%s: %s", name, text)
+		}
 		got := [3]bool{strings.Contains(text, `"2100-01-02T03:04:05`), strings.Contains(text, `"deadLetterDirectory":"dead"`), strings.Contains(text, `"paused":true`)}
 		if got != want || strings.Contains(text, `"rollcall"`) != (want[1] || want[2]) {
 			t.Errorf("%s: %v: %s", name, got, text)
