@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/mqtt/stored"
@@ -367,4 +369,164 @@ func TestMovesThatComeTooLate(t *testing.T) {
 	}
 	wantTexts(t, pending(t, st, key("y"), 10))
 	wantTexts(t, pending(t, st, key("x"), 10), "released 1")
+}
+
+// What an ended session left beside its queue goes, however much that is, and
+// what belongs to others stays. A tombstone that cannot be read holds none up.
+func TestMuchGarbage(t *testing.T) {
+	e := mem.New()
+	defer e.Close()
+	aside := setaside.New(nil)
+	st, err := stored.Open(stored.Options{Engine: e, Grace: time.Nanosecond, Interval: time.Millisecond, SetAside: aside})
+	must(t, "open", err)
+	many := func(n int) (subs []stored.Subscription) {
+		for i := range n {
+			subs = append(subs, sub(fmt.Sprint("f/", i), packet.Subscription{}, 0))
+		}
+		return subs
+	}
+	// In the order of their keys the one that stays is between those that go.
+	for name, n := range map[string]int{"a": 250, "b": 7, "c": 100, "d": 101} {
+		s := begin(t, e, st, name)
+		must(t, "subscribe", wait(func(done func(error)) { st.Subscribe(s.Key(), many(n), done) }))
+	}
+	for p := range e.Partitions() { // before all others
+		commit(t, e, func(b *store.Batch) {
+			b.Put(store.SequencedKey([]byte{uint8(p), byte(store.TableGarbage)}, 1, 0), []byte{99})
+		})
+	}
+	for _, name := range []string{"a", "c", "d"} {
+		end(t, e, st, &stored.Session{Realm: realm, Name: name, Owner: name, Epoch: 1, Expiry: 100})
+	}
+	run(t, st)
+	eventually(t, "only one session is left", func() bool {
+		return keys(t, e, store.TableFilter) == 7 && keys(t, e, store.TableSessionState) == 1 && keys(t, e, store.TableGarbage) == e.Partitions()
+	})
+	if l := load(t, st)[realm+"/b"]; len(l.subs) != 7 {
+		t.Errorf("%d subscriptions of the other session are left", len(l.subs))
+	}
+	eventually(t, "what cannot be read is set aside", func() bool { return int(aside.Counts()["garbage"]) == e.Partitions() })
+}
+
+// A due entry that cannot be read holds none up.
+func TestUnreadableDue(t *testing.T) {
+	e := mem.New()
+	defer e.Close()
+	aside := setaside.New(nil)
+	st, err := stored.Open(stored.Options{Engine: e, SetAside: aside})
+	must(t, "open", err)
+	at := epoch0
+	for i, name := range []string{"a", "b", "c"} {
+		s := &stored.Session{Realm: realm, Name: name, Owner: name, Epoch: 1, Expiry: 100, Offline: at.Add(time.Duration(i) * time.Second)}
+		commit(t, e, func(b *store.Batch) { st.StageSession(b, nil, s) })
+	}
+	due := tableKeys(e, store.TableDue)
+	for _, k := range due {
+		if bytes.Contains(k, []byte("b\x00\x01")) {
+			commit(t, e, func(b *store.Batch) { b.Put(k, []byte{99}) })
+		}
+	}
+	for p := range e.Partitions() {
+		commit(t, e, func(b *store.Batch) { b.Put([]byte{uint8(p), byte(store.TableDue), 0}, []byte{1}) })
+	}
+	items, err := st.Due(at.Add(time.Hour), 10)
+	must(t, "due", err)
+	var names []string
+	for _, it := range items {
+		names = append(names, it.Session)
+	}
+	if fmt.Sprint(names) != "[a c]" {
+		t.Errorf("due: %v", names)
+	}
+	if next, err := st.NextDue(); err != nil || !next.Equal(at.Add(100*time.Second)) {
+		t.Errorf("next %v, %v", next, err)
+	}
+	if one, err := st.Due(at.Add(time.Hour), 1); err != nil || len(one) != 1 || one[0].Session != "a" {
+		t.Errorf("the most urgent: %+v, %v", one, err)
+	}
+	if none, err := st.Due(at.Add(99*time.Second), 10); err != nil || len(none) != 0 {
+		t.Errorf("before its time: %+v, %v", none, err)
+	}
+	if len(aside.Counts()) == 0 {
+		t.Error("nothing is set aside")
+	}
+}
+
+// Failed commits are counted by why they failed.
+func TestFailuresAreCounted(t *testing.T) {
+	e := &failing{Engine: mem.New()}
+	defer e.Engine.Close()
+	st := open(t, e)
+	r := prometheus.NewRegistry()
+	must(t, "register", st.Register(r))
+	if err := st.Register(r); err == nil {
+		t.Error("registered twice")
+	}
+	want := map[string]float64{}
+	for label, err := range map[string]error{"full": store.ErrFull, "conflict": store.ErrConflict, "unknown": store.ErrUnknown, "closed": store.ErrClosed, "invalid": errBroken} {
+		e.err = err
+		if got := wait(func(done func(error)) {
+			st.Subscribe(key("x"), []stored.Subscription{sub("f", packet.Subscription{}, 0)}, done)
+		}); !errors.Is(got, err) {
+			t.Errorf("%s: %v", label, got)
+		}
+		want[label] = 1
+	}
+	e.err = nil
+	must(t, "subscribe", wait(func(done func(error)) { st.Subscribe(key("x"), nil, done) }))
+	families, err := r.Gather()
+	must(t, "gather", err)
+	for _, f := range families {
+		if f.GetName() != "rollcall_mqtt_stored_failures_total" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			label := m.GetLabel()[0].GetValue()
+			if m.GetCounter().GetValue() != want[label] {
+				t.Errorf("%s: %v", label, m.GetCounter().GetValue())
+			}
+			delete(want, label)
+		}
+	}
+	if len(want) != 0 {
+		t.Errorf("not counted: %v", want)
+	}
+}
+
+// failing fails every batch, if it is told with what.
+type failing struct {
+	store.Engine
+	err error
+}
+
+func (e *failing) Submit(b *store.Batch, done func(store.Result)) {
+	if e.err != nil {
+		go done(store.Result{Err: e.err})
+		return
+	}
+	e.Engine.Submit(b, done)
+}
+
+func (e *failing) Outcome(context.Context, store.ID) (store.Result, bool, error) {
+	return store.Result{}, false, nil
+}
+
+// The limits of retained messages are checked at their bounds.
+func TestRetainedLimitsAreChecked(t *testing.T) {
+	e := mem.New()
+	defer e.Close()
+	most := 0
+	for n := 1 << 30; n > 0; n >>= 1 { // the largest that is taken
+		if _, err := stored.Open(stored.Options{Engine: e, Retained: stored.RetainedLimits{MessageBytes: most + n}}); err == nil {
+			most += n
+		}
+	}
+	if most < 1<<20 {
+		t.Errorf("%d bytes are the most that can be asked for", most)
+	}
+	for _, l := range []stored.RetainedLimits{{Messages: -1}, {Bytes: -1}, {MessageBytes: -1}, {MessageBytes: most + 1}} {
+		if _, err := stored.Open(stored.Options{Engine: e, Retained: l}); err == nil {
+			t.Errorf("%+v is taken", l)
+		}
+	}
 }
