@@ -600,3 +600,50 @@ func TestDirectoriesThatAreOver(t *testing.T) {
 		}
 	}
 }
+
+// One file takes so many events and so many bytes, and at least one.
+func TestOneFile(t *testing.T) {
+	events := func(n, size int) (items []*item) {
+		for range n {
+			items = append(items, &item{event: &event.Event{Data: make([]byte, size)}})
+		}
+		return items
+	}
+	small := (&event.Event{}).Size()
+	for _, c := range []struct {
+		items []*item
+		want  int
+	}{
+		{events(deadFile-1, 0), deadFile - 1},
+		{events(deadFile, 0), deadFile},
+		{events(deadFile+1, 0), deadFile},
+		{events(3, deadFileBytes+1), 1},
+		{events(2, deadFileBytes/2-small), 2},
+		{append(events(2, deadFileBytes/2-small), events(1, 1)...), 2},
+		{nil, 0},
+	} {
+		if got := len(oneFile(c.items)); got != c.want {
+			t.Errorf("%d events: %d in one file, want %d", len(c.items), got, c.want)
+		}
+	}
+}
+
+// Both reasons to leave a destination alone count, the later one.
+func TestHeldUntil(t *testing.T) {
+	early, late := time.Unix(10, 0), time.Unix(20, 0)
+	for _, c := range []struct {
+		h    health
+		want time.Time
+	}{
+		{health{}, time.Time{}},
+		{health{asked: early}, early},
+		{health{window: time.Second, until: early}, early},
+		{health{window: time.Second, until: late, asked: early}, late},
+		{health{window: time.Second, until: early, asked: late}, late},
+		{health{until: late, asked: early}, early}, // its probation is over
+	} {
+		if got := c.h.heldUntil(); !got.Equal(c.want) {
+			t.Errorf("%+v: %v", c.h, got)
+		}
+	}
+}

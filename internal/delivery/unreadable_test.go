@@ -256,3 +256,29 @@ func TestRunTwice(t *testing.T) {
 		t.Error("it has not loaded")
 	}
 }
+
+// A subscription that had nothing to do has its progress written when the
+// dispatcher stops, so that the next start does not read the log for it.
+func TestIdleProgressIsWritten(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *harness) {
+		idle := h.fake()
+		h.start(h.sub(1, idle), h.sub(2, h.fake()))
+		h.publish(40, 2)
+		h.sleep(time.Minute)
+		h.stop()
+		mine := 0
+		for _, k := range h.tableKeys(store.TableCursor) {
+			if bytes.HasSuffix(k, []byte{0, 0, 0, 0, 0, 0, 0, 1}) {
+				mine++
+			}
+		}
+		if mine != 4 { // the harness publishes in four partitions
+			t.Errorf("%d cursors are written for a subscription that had nothing to do", mine)
+		}
+		h.start(h.sub(1, idle), h.sub(2, h.fake()))
+		h.sleep(time.Minute)
+		if got := h.queues[1].Tally(); got.Backlog != 0 || len(idle.attempts()) != 0 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
