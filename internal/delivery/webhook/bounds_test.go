@@ -107,7 +107,7 @@ func TestPermits(t *testing.T) {
 // else is any number.
 func TestAllowedRate(t *testing.T) {
 	for value, want := range map[string]int{
-		"": 0, "*": 0, "0": 0, "-1": 0, "-120": 0, "7": 7, " 120 ": 120, "1000000": 1_000_000, "1000001": 1_000_000, "many": 0, "9999999999999999999999": 0,
+		"": 0, "*": 0, "0": 0, "1": 1, "-1": 0, "-120": 0, "7": 7, " 120 ": 120, "1000000": 1_000_000, "1000001": 1_000_000, "many": 0, "9999999999999999999999": 0,
 	} {
 		if got := webhook.AllowedRate(http.Header{"Webhook-Allowed-Rate": {value}}); got != want {
 			t.Errorf("%q: %d, want %d", value, got, want)
