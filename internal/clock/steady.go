@@ -53,6 +53,7 @@ type Steady struct {
 
 	mu    sync.Mutex
 	began Instant // of this clock, or of Resume
+	unset bool    // since Resume: the wall clock has not been set
 	// eras are the stretches of the steady time that ended in a leap ahead which
 	// was believed, the newest last: no more of them than maxEras.
 	eras  []era
@@ -87,7 +88,8 @@ const maxEras = 16
 // process recorded. Where the wall clock stands before that, or further beyond
 // than Away, it is taken to have jumped from there, and the jump is believed
 // when it has lasted for Hold: nothing that the earlier process left is judged by
-// a clock that was set wrong while nothing ran.
+// a clock that was set wrong while nothing ran. A clock that has not been set yet is
+// judged so, too, when it is.
 func (s *Steady) Resume(last time.Time) {
 	wall, mono := s.Clock.Now(), s.Clock.Monotonic()
 	off := wall.Sub(last)
@@ -98,6 +100,7 @@ func (s *Steady) Resume(last time.Time) {
 	s.mu.Lock()
 	s.ahead.Store(last.UnixNano() - int64(mono))
 	s.began = Instant{Wall: last.UTC(), Mono: mono}
+	s.unset = wall.Before(unset)
 	s.mu.Unlock()
 	s.Instant() // notices the jump
 }
@@ -180,7 +183,10 @@ const slack = time.Millisecond
 func (s *Steady) follow(off, mono time.Duration, wall time.Time) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer func() { s.holding.Store(s.jump != 0) }()
+	defer func() {
+		s.holding.Store(s.jump != 0)
+		s.unset = s.unset && wall.Before(unset)
+	}()
 	switch {
 	case off.Abs() <= Tolerance:
 		if s.jump != 0 {
@@ -188,7 +194,7 @@ func (s *Steady) follow(off, mono time.Duration, wall time.Time) int64 {
 			s.jump = 0
 		}
 		s.ahead.Add(int64(off))
-	case wall.Add(-off).Before(unset) && !wall.Before(unset):
+	case !wall.Before(unset) && (wall.Add(-off).Before(unset) || s.unset && off > 0 && off <= Away):
 		s.log.Warn("the wall clock has been set", "jump", off)
 		s.leap(off, mono)
 	case s.jump == 0 || (off-s.jump).Abs() > Tolerance:

@@ -148,6 +148,31 @@ func TestSteadyResume(t *testing.T) {
 			t.Errorf("%s: ages %v", c.name, s.Age(at))
 		}
 	}
+	for _, c := range []struct {
+		off      time.Duration
+		believed bool
+	}{{72 * time.Hour, true}, {-time.Minute, false}, {2 * clock.Away, false}} {
+		hand := clocktest.NewHand(time.Unix(10, 0)) // a machine without a battery
+		s := clock.NewSteady(hand, nil)
+		s.Resume(last)
+		hand.Advance(time.Minute)
+		before := s.Steady()
+		hand.SetWall(last.Add(time.Minute + c.off).Sub(hand.Now()))
+		want := last.Add(time.Minute)
+		if c.believed {
+			want = want.Add(c.off)
+		}
+		if got := s.Steady(); !got.Equal(want) {
+			t.Errorf("set %v later: %v, want %v", c.off, got, want)
+		}
+		if age := s.Age(before); age != 0 {
+			t.Errorf("set %v later: ages %v", c.off, age)
+		}
+		hand.SetWall(time.Hour) // another jump is one
+		if got := s.Steady(); !got.Equal(want) {
+			t.Errorf("set %v later, and again: %v, want %v", c.off, got, want)
+		}
+	}
 	hand := clocktest.NewHand(last) // nothing was recorded, or by a clock that was not set
 	s := clock.NewSteady(hand, nil)
 	s.Resume(time.Time{})
