@@ -41,6 +41,16 @@ func (c *conn) stalls() {
 	c.schedule()
 }
 
+// stallsAnew gives the transport its time for the last words from now on, however
+// long it has taken nothing before. The caller holds the lock.
+func (c *conn) stallsAnew() {
+	if c.stall.since != 0 {
+		c.stall.since = c.b.clock.Monotonic()
+		c.stall.checked = c.stall.since
+		c.schedule()
+	}
+}
+
 // deadline is when the connection is to be looked at: the session's, or that of
 // a transport which takes no bytes; 0: never. The caller holds the lock.
 func (c *conn) deadline() time.Duration {

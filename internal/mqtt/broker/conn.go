@@ -236,6 +236,7 @@ func (c *conn) carryOut(r *round, a *actions, n int) (misfit packet.Type) {
 		default:
 			if t.Kind == session.End {
 				c.final = t.Final
+				c.stallsAnew()
 			}
 			if kept != i {
 				a.list[kept] = *t
