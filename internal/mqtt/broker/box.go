@@ -28,6 +28,8 @@ type box struct {
 	name  string
 	key   stored.SessionKey
 
+	unsubscribed atomic.Uint64 // see grant.unsubscribed
+
 	mu        sync.Mutex
 	meta      stored.Session // what is stored, unless staged is
 	staged    *stagedMeta    // what an earlier turn has staged

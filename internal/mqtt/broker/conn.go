@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rollcall/internal/disconnect"
@@ -31,6 +32,8 @@ type conn struct {
 	// The owner's.
 	listens bool  // it has had subscriptions
 	batch   uint8 // packets to be handled under one lock; 0: it has just come
+
+	unsubscribed atomic.Uint64 // see grant.unsubscribed
 
 	spoke spoke // in the broker's wheel, whose lock guards it
 

@@ -37,3 +37,29 @@ func (b *Broker) HoldLoop() (release func()) {
 	<-held
 	return func() { close(released) }
 }
+
+// HoldNextTurn stops the first event loop, which is stopped, again: once what has
+// arrived until it goes on is handled.
+func (b *Broker) HoldNextTurn() (held <-chan struct{}, release func()) {
+	stopped, released := make(chan struct{}), make(chan struct{})
+	b.mu.Lock()
+	l := b.loops.all[0]
+	b.mu.Unlock()
+	l.call(func() {
+		l.call(func() {
+			close(stopped)
+			<-released
+		})
+	})
+	return stopped, func() { close(released) }
+}
+
+// Fans returns, of the first event loop, which is stopped, how many subscriptions
+// the fans under way hold, and how many fans it keeps for later.
+func (b *Broker) Fans() (found, kept int) {
+	l := b.loops.all[0]
+	for _, f := range l.pacing.fans {
+		found += len(f.found)
+	}
+	return found, len(l.round.fans)
+}

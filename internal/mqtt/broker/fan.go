@@ -6,6 +6,7 @@ import (
 	"rollcall/internal/mqtt/packet"
 	"rollcall/internal/mqtt/session"
 	"rollcall/internal/mqtt/stored"
+	"rollcall/internal/mqtt/topic"
 )
 
 // fan is one message on its way to its subscribers. Where there are many it goes
@@ -26,7 +27,9 @@ type fan struct {
 	then    func(*round) // called at the end; may be nil
 
 	phase  fanPhase
-	at     int // the next in found or to, as the phase says
+	at     int    // the next in found or to, as the phase says
+	held   int    // of pacing.held
+	since  uint64 // the realm's removals before found
 	found  []grant
 	to     []receiver
 	ids    []uint32
@@ -39,7 +42,7 @@ type fan struct {
 type fanPhase uint8
 
 const (
-	fanMatches  fanPhase = iota // find the subscriptions
+	fanBegins   fanPhase = iota // retain the message, find the subscriptions
 	fanCollects                 // merge them by client
 	fanCounts                   // count each client's identifiers
 	fanFills                    // note them
@@ -60,13 +63,26 @@ const (
 	fanSmall = 32 * deliverCost
 )
 
+// heldMax is how many subscriptions may be held by the fans of a loop that are
+// under way, at some 200 bytes each, when another large one begins. What waits
+// behind holds its message.
+const heldMax = 1 << 16
+
 var errFault = errors.New("broker: the server failed")
 
 // pacing is an event loop's: what its turn may spend on fans yet, and the fans
 // that go on in its next turns, in which each has its slice.
 type pacing struct {
-	left int
-	fans []*fan
+	left    int
+	held    int    // subscriptions that fans hold
+	fans    []*fan // under way; none only if none wait
+	waiting []*fan // not begun, until others hold less
+}
+
+// hold notes how many subscriptions f holds between turns.
+func (p *pacing) hold(f *fan, n int) {
+	p.held += n - f.held
+	f.held = n
 }
 
 // fan begins f, which c publishes, or has it wait behind its earlier ones. It
@@ -82,7 +98,6 @@ func (c *conn) fan(r *round, f *fan) (done bool) {
 	if waits {
 		return false
 	}
-	f.begin(r)
 	if r.carry(f) {
 		return true
 	}
@@ -94,18 +109,46 @@ func (c *conn) fan(r *round, f *fan) (done bool) {
 }
 
 // begin makes the message what is retained for its topic, if it is to be
-// [MQTT-3.3.1-5].
+// [MQTT-3.3.1-5], and finds the subscriptions. Who subscribes later finds it
+// retained.
 func (f *fan) begin(r *round) {
-	if f.message.Retain && f.p == nil {
-		f.p = newPublisher(f.by, f.token, f.id)
+	if f.message.Retain {
+		if f.p == nil {
+			f.p = newPublisher(f.by, f.token, f.id)
+		}
 		f.b.retain(r, f.realm, f.message, f.p)
 	}
+	f.match()
+	r.fanned += len(f.found)
+	f.phase = fanCollects
+}
+
+func (f *fan) match() {
+	f.since = f.realm.removals.Load()
+	f.found = f.realm.tree.Match(f.message.Topic, f.found[:0])
+}
+
+// isSmall reports whether f, which has not begun, goes to few.
+func (f *fan) isSmall() bool {
+	f.match()
+	n := len(f.found)
+	if n > fanSmall/deliverCost {
+		f.found = nil
+		return false
+	}
+	return true
 }
 
 // carry goes on with f as far as the round's turn allows, and reports whether f
 // is done. If not, it is among those that the loop goes on with. Who is no event
 // loop goes on to the end, and writes between slices.
 func (r *round) carry(f *fan) (done bool) {
+	defer func() {
+		if what := recover(); what != nil {
+			f.giveUp(r)
+			panic(what)
+		}
+	}()
 	p := r.pacing
 	if p == nil {
 		for !f.run(r, fanTurn) {
@@ -113,12 +156,18 @@ func (r *round) carry(f *fan) (done bool) {
 		}
 		return true
 	}
+	if f.phase == fanBegins && p.held >= heldMax && !f.isSmall() {
+		p.waiting = append(p.waiting, f)
+		return false
+	}
 	budget := max(p.left, fanSmall)
 	spent := f.spend(r, budget)
 	p.left -= spent
 	if f.phase == fanDone {
+		p.hold(f, 0)
 		return true
 	}
+	p.hold(f, len(f.found))
 	p.fans = append(p.fans, f)
 	return false
 }
@@ -126,6 +175,14 @@ func (r *round) carry(f *fan) (done bool) {
 // goOn gives fans that wait their next slice, as many as the turn allows, and
 // one at least.
 func (p *pacing) goOn(r *round) {
+	for len(p.waiting) > 0 && p.held < heldMax {
+		f := p.waiting[0]
+		p.waiting[0] = nil
+		p.waiting = p.waiting[1:]
+		b := f.b
+		f.slice(r)
+		r.end(b)
+	}
 	for n := len(p.fans); n > 0; n-- {
 		f := p.fans[0]
 		p.fans[0] = nil
@@ -143,23 +200,42 @@ func (p *pacing) goOn(r *round) {
 }
 
 // slice goes on with f, and if it is done with what its publisher sent behind it.
-// A fault of ours ends the publisher.
 func (f *fan) slice(r *round) {
+	c := f.by
+	if f.guarded(r) {
+		c.nextFan(r)
+	}
+}
+
+// guarded goes on with f and reports whether it is over. A fault of ours ends the
+// publisher; what it leaves goes on all the same.
+func (f *fan) guarded(r *round) (over bool) {
 	c := f.by
 	defer func() {
 		if what := recover(); what != nil {
 			c.failed(r, what)
-			if f.phase != fanDone && f.p != nil {
-				f.p.stored(r, errFault)
-			}
-			c.nextFan(r)
+			over = true
 		}
 	}()
 	if !r.carry(f) {
-		return
+		return false
 	}
 	f.conclude(r)
-	c.nextFan(r)
+	return true
+}
+
+// giveUp is for after a fault of ours: nobody waits for ever for what f would have
+// led to.
+func (f *fan) giveUp(r *round) {
+	if p := r.pacing; p != nil {
+		p.hold(f, 0)
+	}
+	if f.p != nil {
+		f.p.stored(r, errFault)
+	}
+	if f.then != nil {
+		f.then(r)
+	}
 }
 
 // conclude is finish, with the token settled.
@@ -191,11 +267,9 @@ func (c *conn) nextFan(r *round) {
 		}
 		f := c.fans[0]
 		c.mu.Unlock()
-		f.begin(r)
-		if !r.carry(f) {
+		if !f.guarded(r) {
 			return
 		}
-		f.conclude(r)
 	}
 }
 
@@ -219,10 +293,8 @@ func (f *fan) run(r *round, budget int) (done bool) {
 // cost.
 func (f *fan) part(r *round, budget int) (cost int) {
 	switch f.phase {
-	case fanMatches:
-		f.found = f.realm.tree.Match(f.message.Topic, f.found[:0])
-		r.fanned += len(f.found)
-		f.phase = fanCollects
+	case fanBegins:
+		f.begin(r)
 		return len(f.found) / 8
 	case fanCollects:
 		cost = f.collect(budget)
@@ -266,8 +338,8 @@ func (f *fan) part(r *round, budget int) (cost int) {
 func (f *fan) deliver(r *round, t *receiver) (cost int) {
 	m := f.message
 	cost = 1
-	if t.group != nil && t.conn != nil && !t.conn.online() { // it has gone since it was chosen
-		n, ok := f.choose(t)
+	if !f.stands(t) {
+		n, ok := f.judgeAgain(t)
 		if cost += n; !ok {
 			return cost
 		}
@@ -292,6 +364,48 @@ func (f *fan) deliver(r *round, t *receiver) (cost int) {
 	return cost + deliverCost + len(m.Payload)/costBytes
 }
 
+// stands reports whether what was found out about t holds still.
+func (f *fan) stands(t *receiver) bool {
+	g := grant{conn: t.conn, box: t.box}
+	if t.group == nil {
+		return g.unsubscribed().Load() <= f.since
+	}
+	if !t.group.has(g) {
+		return false
+	}
+	qos := min(t.qos, f.message.QoS)
+	how := g.readiness(qos)
+	return how != away && (how != asleep || qos > packet.QoS0)
+}
+
+// judgeAgain is for a receiver that does not stand: another member of its group
+// is chosen, or it is looked at which of its subscriptions are left
+// [MQTT-3.10.4-2]. It returns what that cost, and whether the message goes to it
+// at all.
+func (f *fan) judgeAgain(t *receiver) (cost int, ok bool) {
+	if t.group != nil {
+		return f.choose(t)
+	}
+	m := f.message
+	t.found, t.qos, t.retain, t.first, t.n = 0, 0, false, len(f.ids), 0
+	h := t.holder()
+	f.realm.tree.Each(h, func(filter string, g grant) bool {
+		cost++
+		if !topic.Match(filter, m.Topic) || g.noLocal && m.From == g.name() {
+			return true
+		}
+		t.found++
+		t.qos = max(t.qos, g.qos)
+		t.retain = t.retain || m.Retain && g.asPublished
+		if g.id != 0 {
+			f.ids = append(f.ids, g.id)
+			t.n++
+		}
+		return true
+	})
+	return cost, t.found > 0
+}
+
 // store notes that the message is to be stored for a client.
 func (f *fan) store(t *receiver, qos packet.QoS) {
 	if f.keep == nil {
@@ -309,7 +423,11 @@ func (f *fan) store(t *receiver, qos packet.QoS) {
 // publisher: whether there was anybody, section 3.4.2.1. Settled says that it may
 // be told at once.
 func (f *fan) finish(r *round) (code packet.ReasonCode, settled bool) {
-	p, then := f.p, f.then
+	p := f.p
+	if f.then != nil {
+		then := f.then
+		defer func() { then(r) }()
+	}
 	code = packet.Success
 	if len(f.found) == 0 { // it counts, too, who wants none of its own
 		code = packet.NoMatchingSubscribers
@@ -323,9 +441,6 @@ func (f *fan) finish(r *round) (code packet.ReasonCode, settled bool) {
 	}
 	r.putFan(f)
 	settled = p == nil || p.routed(r)
-	if then != nil {
-		then(r)
-	}
 	return code, settled
 }
 

@@ -56,6 +56,14 @@ func (g *group) leave(m grant) (left, empty bool) {
 	return ok, len(g.members) == 0
 }
 
+// has reports whether m's holder is a member.
+func (g *group) has(m grant) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, ok := g.places[m.holder()]
+	return ok
+}
+
 // chooseMax is how many members are asked for one that is ready. The next
 // message goes on where this one ended.
 const chooseMax = 1024

@@ -14,7 +14,8 @@ type realm struct {
 	name string
 	tree *topic.Tree[holder, grant]
 
-	memberBytes atomic.Int64 // that members of shared subscriptions take
+	removals    atomic.Uint64 // UNSUBSCRIBEs' filters, but those of shared subscriptions
+	memberBytes atomic.Int64  // that members of shared subscriptions take
 
 	mu     sync.Mutex
 	boxes  map[string]*box         // stored sessions by name
@@ -48,6 +49,14 @@ type grant struct {
 	qos         packet.QoS
 	noLocal     bool
 	asPublished bool // RETAIN is passed on
+}
+
+// unsubscribed is which of its realm's removals the last of the holder's was.
+func (g grant) unsubscribed() *atomic.Uint64 {
+	if g.box != nil {
+		return &g.box.unsubscribed
+	}
+	return &g.conn.unsubscribed
 }
 
 func (g grant) is(h grant) bool { return g.conn == h.conn && g.box == h.box && g.group == h.group }
@@ -105,6 +114,7 @@ func (rl *realm) unsubscribe(h holder, filter string, g grant) {
 	_, inner, shared, _ := topic.ParseShared(filter)
 	if !shared {
 		rl.tree.Unsubscribe(filter, h)
+		g.unsubscribed().Store(rl.removals.Add(1))
 		return
 	}
 	rl.mu.Lock()

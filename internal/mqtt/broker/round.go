@@ -178,6 +178,9 @@ func (r *round) giveBack() {
 	r.used = 0
 }
 
+// fansMax is how many fans a round keeps to use again.
+const fansMax = 4
+
 func (r *round) takeFan() *fan {
 	n := len(r.fans)
 	if n == 0 {
@@ -190,5 +193,7 @@ func (r *round) takeFan() *fan {
 
 func (r *round) putFan(f *fan) {
 	f.clear()
-	r.fans = append(r.fans, f)
+	if len(r.fans) < fansMax {
+		r.fans = append(r.fans, f)
+	}
 }

@@ -236,6 +236,7 @@ func (s *socket) attend(r *round) {
 		s.discard(r)
 	case doomed:
 		s.finish(r, io.EOF)
+	case failure != nil && s.fansOut(): // the client's last word may be behind what goes to very many
 	case failure != nil:
 		s.readable = true // the client's last word may be there
 		if err := s.advance(r); errors.Is(err, errEnded) {
@@ -247,6 +248,14 @@ func (s *socket) attend(r *round) {
 			s.finish(r, err)
 		}
 	}
+}
+
+// fansOut reports whether messages of the client's are on their way to very many,
+// and what it has sent behind them will be handled.
+func (s *socket) fansOut() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.fans) > 0 && !s.frozen && !s.conn.s.Ended()
 }
 
 // advance is readOn, which leaves nothing in the loop's buffers.
@@ -405,7 +414,7 @@ func (s *socket) watch(r *round) error {
 		}
 	}
 	eof := errors.Is(s.last, io.EOF)
-	if s.last == nil || eof && len(s.rest) > 0 { // its last words are to be handled first
+	if s.last == nil || (eof || s.fansOut()) && len(s.rest) > 0 { // its last words are to be handled first
 		return nil
 	}
 	s.mu.Lock()
@@ -510,11 +519,12 @@ func (s *socket) discard(r *round) {
 }
 
 // close closes the transport. A writer that is at work uses the descriptor
-// still: then it posts, and the next turn closes. So does the last fan.
+// still: then it posts, and the next turn closes. So do the last fan and that of
+// the Will.
 func (s *socket) close() {
 	s.mu.Lock()
 	s.gone = true
-	if s.writing || len(s.fans) > 0 {
+	if s.writing || len(s.fans) > 0 || s.departs && !s.departed {
 		s.doomed = true
 		s.mu.Unlock()
 		return

@@ -186,6 +186,9 @@ func (c *conn) depart(r *round) {
 	r.submit() // stored before what the next one sends
 	c.mu.Lock()
 	c.departed = true
+	if c.gone { // its transport is closed after this
+		c.link.rouse()
+	}
 	next := c.successors
 	c.successors = nil
 	c.mu.Unlock()

@@ -170,9 +170,6 @@ func (b *Broker) publishWill(r *round, rl *realm, key string, w *stored.Will, th
 		}
 	}
 	r.byQoS[out.QoS]++
-	if out.Retain {
-		b.retain(r, rl, out, p)
-	}
 	f := r.takeFan()
 	f.b, f.realm, f.message, f.by, f.p, f.then = b, rl, out, g, p, then
 	if g.fan(r, f) {
