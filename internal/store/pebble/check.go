@@ -1,6 +1,7 @@
 package pebble
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -133,12 +134,12 @@ func (c *checker) format(s state, known bool) {
 
 // tables reads every block of every table that is in use; of all if that is not
 // known.
-func (c *checker) tables(names []string, live map[string]int) error {
+func (c *checker) tables(names []string, live map[string][]livePart) error {
 	for _, n := range names {
 		if filepath.Ext(n) != ".sst" {
 			continue
 		}
-		level, used := live[n]
+		parts, used := live[n]
 		if live != nil && !used {
 			continue // half written when the process ended, or not deleted yet
 		}
@@ -155,10 +156,13 @@ func (c *checker) tables(names []string, live map[string]int) error {
 		}
 		f := Finding{File: n, Outcome: SetAside, Cause: firstLine(damage)}
 		if live != nil {
-			f.Level = &level
+			f.Level = &parts[0].level
 		}
 		f.Offset, f.Length = blockOf(damage)
 		lower, upper, lost := t.damagedSpan()
+		if lost && live != nil && !slices.ContainsFunc(parts, func(p livePart) bool { return p.in(lower, upper) }) {
+			continue // an earlier start has cut that part out
+		}
 		if !lost {
 			f.Outcome = Corrected
 		} else {
@@ -172,7 +176,7 @@ func (c *checker) tables(names []string, live map[string]int) error {
 
 // live returns the tables that are in use and their levels, nil if that cannot
 // be known. It lets Pebble see whether all are there.
-func (c *checker) live(r *repair) map[string]int {
+func (c *checker) live(r *repair) map[string][]livePart {
 	if slices.ContainsFunc(r.found, func(f Finding) bool { return f.Outcome == Fatal }) {
 		return nil
 	}
@@ -189,13 +193,25 @@ func (c *checker) live(r *repair) map[string]int {
 		c.add(Finding{File: ".", Outcome: Fatal, Cause: firstLine(err)})
 		return nil
 	}
-	live := make(map[string]int)
+	live := make(map[string][]livePart)
 	for level, tables := range levels {
 		for _, t := range tables {
-			live[fmt.Sprintf("%06d.sst", uint64(t.BackingSSTNum))] = level
+			name := fmt.Sprintf("%06d.sst", uint64(t.BackingSSTNum))
+			live[name] = append(live[name], livePart{level, t.Smallest.UserKey, t.Largest.UserKey})
 		}
 	}
 	return live
+}
+
+// livePart is a part of a table's file that is in use.
+type livePart struct {
+	level       int
+	lower, last []byte // its keys, last included
+}
+
+// in reports whether p has keys in [lower, upper); nil: without an end.
+func (p livePart) in(lower, upper []byte) bool {
+	return bytes.Compare(p.last, lower) >= 0 && (upper == nil || bytes.Compare(p.lower, upper) < 0)
 }
 
 // patchedFS shows a store as it would be repaired, without a change to it. Its

@@ -98,6 +98,11 @@ func (e *Engine) treat(s suspect) error {
 	if err != nil || f == nil {
 		return err
 	}
+	if f.Outcome == SetAside {
+		if f.Kept, err = e.findings.keep(f.File); err != nil {
+			return err
+		}
+	}
 	if err := e.found(*f); err != nil {
 		return err
 	}
@@ -145,7 +150,13 @@ func (e *Engine) settleDamage() bool {
 				known := e.account.now()
 				f.Loss.To = max(f.Loss.To, known.issued, known.durable)
 			}
-			if err = e.found(*f); err == nil && f.Outcome == SetAside {
+			if f.Outcome == SetAside {
+				f.Kept, err = e.findings.keep(f.File)
+			}
+			if err == nil {
+				err = e.found(*f)
+			}
+			if err == nil && f.Outcome == SetAside {
 				err = e.cut(f)
 			}
 		}
@@ -283,10 +294,6 @@ func blockOf(err error) (offset, length int64) {
 // cut takes the span of a finding out of the store and puts back what can be
 // read of it.
 func (e *Engine) cut(f *Finding) error {
-	kept, err := e.findings.keep(f.File)
-	if err != nil {
-		return err
-	}
 	if err := e.db.Flush(); err != nil {
 		return fmt.Errorf("write tables: %w", err)
 	}
@@ -297,7 +304,7 @@ func (e *Engine) cut(f *Finding) error {
 	// The next view is one from after the cut. Marks may have been in it.
 	e.Submit(e.lossBatch(nil), func(store.Result) {})
 	e.opts.Log.Warn("keys of a damaged table were set aside; the rest serves",
-		"file", f.File, "kept", kept, "rescued", n, "tables", strings.Join(f.Tables, ","))
+		"file", f.File, "kept", f.Kept, "rescued", n, "tables", strings.Join(f.Tables, ","))
 	return nil
 }
 

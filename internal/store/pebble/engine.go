@@ -66,6 +66,7 @@ type Engine struct {
 	suspects    []suspect       // tables that somebody could not read, for the committer
 	marking     map[string]bool // of which the mark is being committed
 	hopeless    map[string]bool // that could not be set aside
+	goneLogs    []string        // that the account listed at the start
 
 	// The committer's own.
 	index        uint64

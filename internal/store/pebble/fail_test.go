@@ -180,22 +180,24 @@ func TestTablesFailForAWhile(t *testing.T) {
 		}
 		return ch
 	}
-	first := work(2000) // enough to fill all tables in memory: commits stall
+	// How much fills all tables in memory depends on how commits are grouped: go
+	// on until one has to wait.
+	under := []<-chan store.Result{work(2000)}
 	stalled := time.After(storetest.Patience)
 	for e.Stats().Stalls == 0 {
 		select {
 		case <-stalled:
 			t.Fatal("commits never had to wait")
 		case <-time.After(time.Millisecond):
+			under = append(under, work(20))
 		}
 	}
 	armed.Store(false)
-	second := work(500)
-	for range 2000 {
-		<-first
-	}
-	for range 500 {
-		<-second
+	under = append(under, work(500))
+	for _, ch := range under {
+		for range cap(ch) {
+			<-ch
+		}
 	}
 	s := e.Snapshot()
 	if err := m.Compare(s); err != nil {

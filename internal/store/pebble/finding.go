@@ -24,8 +24,7 @@ type Finding struct {
 	Outcome Outcome    `json:"outcome"`
 	Cause   string     `json:"cause"`
 	Tables  []string   `json:"tables,omitempty"` // whose keys the damage covers; none: no key's
-	Rescued int        `json:"rescued,omitempty"`
-	Kept    string     `json:"kept,omitempty"` // where the damaged file was put
+	Kept    string     `json:"kept,omitempty"`   // where the damaged file was put
 	Loss    *Loss      `json:"loss,omitempty"`
 }
 

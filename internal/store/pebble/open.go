@@ -196,6 +196,7 @@ func (e *Engine) repair() error {
 		now: func() Finding { return Finding{At: event.Time{Time: e.opts.Clock.Now().UTC()}} },
 	}
 	err := r.run()
+	e.goneLogs = r.gone
 	for i := range r.found {
 		e.logFinding(&r.found[i])
 	}
@@ -234,6 +235,9 @@ func (e *Engine) openPebble(lock *pebbledb.Lock, exists bool) error {
 		}
 		return err
 	})
+	if err != nil && exists && (errors.Is(err, os.ErrNotExist) || pebbledb.IsCorruptionError(err)) {
+		return fmt.Errorf("%w: open the store in %s: %w: run rollcall data salvage", store.ErrDamaged, e.opts.Dir, err)
+	}
 	if err != nil {
 		return fmt.Errorf("open the store in %s: %w", e.opts.Dir, err)
 	}
@@ -270,6 +274,11 @@ func (e *Engine) start(exists bool) error {
 	go e.buryLoop()
 	if err := e.markLosses(); err != nil {
 		return errors.Join(err, e.Close())
+	}
+	for _, name := range e.goneLogs { // nobody will remove them: what they cost is marked, once
+		if err := e.account.removing(name); err != nil {
+			return errors.Join(err, e.Close())
+		}
 	}
 	return nil
 }

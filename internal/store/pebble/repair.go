@@ -34,6 +34,7 @@ type repair struct {
 	found    []Finding
 	patched  map[string][]byte // read-only: what would be written, nil for what would be removed
 	now      func() Finding    // a finding of this moment
+	gone     []string          // logs that the account lists and that are not there
 }
 
 // run looks at everything that Pebble reads when it opens.
@@ -109,7 +110,7 @@ func (r *repair) options(names []string) error {
 				return fmt.Errorf("remove %s: %w", name, err)
 			}
 		}
-		if err := r.report(Finding{File: name, Outcome: Harmless, Cause: "the engine's note of its settings cannot be read: " + err.Error()}); err != nil {
+		if err := r.report(Finding{File: name, Outcome: Harmless, Cause: "the engine's note of its settings cannot be read"}); err != nil {
 			return err
 		}
 	}
@@ -257,6 +258,11 @@ func (r *repair) listed(number uint64) bool {
 // expected returns the index that the i-th log must lead to at least, and the
 // one that it cannot lead beyond.
 func (r *repair) expected(all []logFile, scans []scan, i int) (e expectation) {
+	for _, l := range r.account.logs { // it led to the next one, which may be gone and is told of by itself
+		if l.number > all[i].number && l.first > 0 && (i == len(all)-1 || l.number < all[i+1].number) {
+			return expectation{l.first - 1, l.first - 1}
+		}
+	}
 	if i == len(all)-1 {
 		e.atMost = math.MaxUint64
 		if r.known {
@@ -353,6 +359,8 @@ func (r *repair) missing(all []logFile) error {
 		if slices.ContainsFunc(all, func(l logFile) bool { return l.number == e.number }) {
 			continue
 		}
+		name := fmt.Sprintf("%06d.log", e.number)
+		r.gone = append(r.gone, name)
 		loss := Loss{To: max(r.account.issued, r.account.durable)}
 		if e.first > 0 {
 			loss.From = e.first - 1
@@ -363,7 +371,7 @@ func (r *repair) missing(all []logFile) error {
 		if loss.To <= loss.From {
 			continue
 		}
-		err := r.report(Finding{File: fmt.Sprintf("%06d.log", e.number), Outcome: SetAside, Loss: &loss, Cause: "the log is gone"})
+		err := r.report(Finding{File: name, Outcome: SetAside, Loss: &loss, Cause: "the log is gone"})
 		if err != nil {
 			return err
 		}
