@@ -21,9 +21,9 @@ const (
 	Away = 7 * 24 * time.Hour
 )
 
-// unset is before any time that a clock which has been set can show: machines
+// Unset is before any time that a clock which has been set can show: machines
 // without a battery begin in 1970, or when their image was made.
-var unset = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+var Unset = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Instant is one moment by both readings.
 type Instant struct {
@@ -93,14 +93,14 @@ const maxEras = 16
 func (s *Steady) Resume(last time.Time) {
 	wall, mono := s.Clock.Now(), s.Clock.Monotonic()
 	off := wall.Sub(last)
-	if last.Before(unset) || off >= -Tolerance && off <= Away {
+	if last.Before(Unset) || off >= -Tolerance && off <= Away {
 		return
 	}
 	s.log.Warn("the wall clock is not where the last start left it; look whether it is right", "shows", wall.UTC(), "lastRecorded", last.UTC())
 	s.mu.Lock()
 	s.ahead.Store(last.UnixNano() - int64(mono))
 	s.began = Instant{Wall: last.UTC(), Mono: mono}
-	s.unset = wall.Before(unset)
+	s.unset = wall.Before(Unset)
 	s.mu.Unlock()
 	s.Instant() // notices the jump
 }
@@ -114,7 +114,7 @@ func (s *Steady) Age(t time.Time) time.Duration {
 	age := now.Wall.Sub(t)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t.Before(unset) && !now.Wall.Before(unset) && (len(s.eras) == 0 || t.Before(s.eras[0].from)) {
+	if t.Before(Unset) && !now.Wall.Before(Unset) && (len(s.eras) == 0 || t.Before(s.eras[0].from)) {
 		return now.Mono - s.began.Mono
 	}
 	for i := range s.eras {
@@ -185,7 +185,7 @@ func (s *Steady) follow(off, mono time.Duration, wall time.Time) int64 {
 	defer s.mu.Unlock()
 	defer func() {
 		s.holding.Store(s.jump != 0)
-		s.unset = s.unset && wall.Before(unset)
+		s.unset = s.unset && wall.Before(Unset)
 	}()
 	switch {
 	case off.Abs() <= Tolerance:
@@ -194,14 +194,14 @@ func (s *Steady) follow(off, mono time.Duration, wall time.Time) int64 {
 			s.jump = 0
 		}
 		s.ahead.Add(int64(off))
-	case !wall.Before(unset) && (wall.Add(-off).Before(unset) || s.unset && off > 0 && off <= Away):
+	case !wall.Before(Unset) && (wall.Add(-off).Before(Unset) || s.unset && off > 0 && off <= Away):
 		s.log.Warn("the wall clock has been set", "jump", off)
 		s.leap(off, mono)
 	case s.jump == 0 || (off-s.jump).Abs() > Tolerance:
 		s.jump, s.since = off, mono
 		s.log.Warn("the wall clock has jumped: nothing expires or is trimmed because of it unless it lasts",
 			"jump", off, "believedAfter", Hold)
-	case mono-s.since >= Hold && !wall.Before(unset):
+	case mono-s.since >= Hold && !wall.Before(Unset):
 		s.log.Warn("the wall clock's jump has lasted and is believed", "jump", off)
 		s.leap(off, mono)
 	}

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"rollcall/internal/atomicfile"
+	"rollcall/internal/clock"
 )
 
 const (
@@ -178,9 +179,13 @@ func openAuthority(dir, name string, kind KeyType, now time.Time, shape func(*x5
 	if err != nil {
 		return nil, err
 	}
+	until := now.Add(caLife)
+	if now.Before(clock.Unset) { // it is known later what time it was
+		until = clock.Unset.Add(2 * caLife)
+	}
 	t := &x509.Certificate{
 		Subject:   pkix.Name{Organization: []string{"Rollcall"}},
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(caLife),
+		NotBefore: now.Add(-backdate), NotAfter: until,
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}

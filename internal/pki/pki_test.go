@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"rollcall/internal/clock"
+	"rollcall/internal/clock/clocktest"
 )
 
 func names(t testing.TB, hosts ...string) Names {
@@ -178,6 +179,37 @@ func TestAuthorityRefusesBadFiles(t *testing.T) {
 	}
 	if _, err := OpenClientAuthority(filepath.Join(dir, "missing"), time.Now()); err == nil {
 		t.Error("a directory that does not exist is no error")
+	}
+}
+
+// TestAuthorityMadeBeforeTheClockWasSet: a machine without a battery may make its CA
+// in 1970. Once its clock is set the CA is as good as any, and what it has signed is
+// replaced.
+func TestAuthorityMadeBeforeTheClockWasSet(t *testing.T) {
+	dir, n := t.TempDir(), names(t)
+	hand := clocktest.NewHand(time.Unix(100, 0))
+	ca, err := OpenServerAuthority(dir, ECDSA, n, hand.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := OpenLocal(dir, []*Authority{ca}, n, hand, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	today := time.Date(2028, 1, 1, 0, 0, 0, 0, time.UTC)
+	certs, err := s.reload(today)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.Certificate())
+	for _, at := range []time.Time{today, today.AddDate(1, 0, 0)} {
+		if _, err := certs[0].Leaf.Verify(x509.VerifyOptions{DNSName: "localhost", Roots: roots, CurrentTime: at}); err != nil {
+			t.Errorf("%v: %v", at, err)
+		}
+	}
+	if _, err := OpenServerAuthority(dir, ECDSA, n, today.AddDate(9, 0, 0)); err != nil {
+		t.Error(err)
 	}
 }
 
