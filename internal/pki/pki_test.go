@@ -337,6 +337,37 @@ func TestLocalCertificateIsRenewed(t *testing.T) {
 	})
 }
 
+// One CA that has expired does not keep the certificate of the other from being
+// renewed.
+func TestLocalCertificateIsRenewedBesideAnExpiredCA(t *testing.T) {
+	dir, n := t.TempDir(), names(t)
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var cas []*Authority
+	for kind, since := range map[KeyType]time.Duration{ECDSA: caLife / 2, RSA: 0} {
+		ca, err := OpenServerAuthority(dir, kind, n, start.Add(since))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cas = append(cas, ca)
+	}
+	slices.SortFunc(cas, func(a, b *Authority) int { return b.Certificate().NotAfter.Compare(a.Certificate().NotAfter) })
+	s, err := OpenLocal(dir, cas, n, clocktest.NewHand(start.Add(caLife-time.Hour)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := start.Add(caLife + serverLife)
+	certs, err := s.reload(later)
+	if err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("what has expired: %v", err)
+	}
+	if len(certs) != 2 || !certs[0].Leaf.NotAfter.After(later.Add(renewAhead)) {
+		t.Errorf("%d certificates", len(certs))
+	}
+	if certs, err := s.reload(later); certs != nil || err == nil {
+		t.Errorf("again: %d certificates, %v", len(certs), err)
+	}
+}
+
 // Near the CA's end a new certificate would last no longer: there is none.
 func TestLocalCertificateAtTheEndOfItsCA(t *testing.T) {
 	dir := t.TempDir()

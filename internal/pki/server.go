@@ -30,7 +30,7 @@ const (
 // end.
 type Server struct {
 	current atomic.Pointer[[]*tls.Certificate]              // in the order of preference; at least one
-	reload  func(now time.Time) ([]*tls.Certificate, error) // nil, nil: no change
+	reload  func(now time.Time) ([]*tls.Certificate, error) // nil: no change; an error may say why one of several has none
 	clock   clock.Clock
 	log     *slog.Logger
 }
@@ -72,12 +72,14 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-woken:
 		}
 		certs, err := s.reload(s.clock.Now())
-		switch {
-		case err != nil && err.Error() != last:
+		if err != nil && err.Error() != last {
 			last = err.Error()
 			s.log.Error("the server certificate cannot be replaced, the old one stays", "err", err)
-		case err == nil && certs != nil:
-			last = ""
+		}
+		if certs != nil {
+			if err == nil {
+				last = ""
+			}
 			s.current.Store(&certs)
 			s.log.Info("server certificate replaced", "subject", certs[0].Leaf.Subject.String(), "expires", certs[0].Leaf.NotAfter)
 		}
@@ -141,19 +143,21 @@ func OpenLocal(dir string, cas []*Authority, names Names, c clock.Clock, log *sl
 	}
 	return newServer(func(now time.Time) ([]*tls.Certificate, error) {
 		var certs []*tls.Certificate
+		var failed error
 		changed := false
 		for _, l := range all {
 			replaced, err := l.load(now)
-			if err != nil {
+			if l.current == nil {
 				return nil, err
 			}
+			failed = errors.Join(failed, err) // the others are replaced all the same
 			changed = changed || replaced
 			certs = append(certs, l.current)
 		}
 		if !changed {
-			return nil, nil
+			return nil, failed
 		}
-		return certs, nil
+		return certs, failed
 	}, c, log)
 }
 
