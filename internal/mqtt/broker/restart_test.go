@@ -117,8 +117,9 @@ func (it *surveyedQueues) note(ok bool) bool {
 
 func (e *surveyed) note(name string) {
 	e.mu.Lock()
-	n, known := len(e.order), false
-	if _, known = e.order[name]; !known {
+	n := len(e.order)
+	_, known := e.order[name]
+	if !known {
 		e.order[name] = n
 	}
 	e.mu.Unlock()
