@@ -29,6 +29,7 @@ type fan struct {
 	phase  fanPhase
 	at     int    // the next in found or to, as the phase says
 	held   int    // of pacing.held
+	waited bool   // among pacing.waiting
 	since  uint64 // the realm's removals before found
 	found  []grant
 	to     []receiver
@@ -75,9 +76,11 @@ var errFault = errors.New("broker: the server failed")
 type pacing struct {
 	left    int
 	held    int    // subscriptions that fans hold
-	fans    []*fan // under way; none only if none wait
+	fans    []*fan // under way
 	waiting []*fan // not begun, until others hold less
 }
+
+func (p *pacing) idle() bool { return len(p.fans) == 0 && len(p.waiting) == 0 }
 
 // hold notes how many subscriptions f holds between turns.
 func (p *pacing) hold(f *fan, n int) {
@@ -156,7 +159,8 @@ func (r *round) carry(f *fan) (done bool) {
 		}
 		return true
 	}
-	if f.phase == fanBegins && p.held >= heldMax && !f.isSmall() {
+	if f.phase == fanBegins && !f.waited && (p.held >= heldMax || len(p.waiting) > 0) && !f.isSmall() {
+		f.waited = true
 		p.waiting = append(p.waiting, f)
 		return false
 	}
@@ -172,10 +176,10 @@ func (r *round) carry(f *fan) (done bool) {
 	return false
 }
 
-// goOn gives fans that wait their next slice, as many as the turn allows, and
-// one at least.
+// goOn gives fans that wait their first or next slice, as many as the turn allows,
+// and one of each at least.
 func (p *pacing) goOn(r *round) {
-	for len(p.waiting) > 0 && p.held < heldMax {
+	for n := 0; len(p.waiting) > 0 && p.held < heldMax && (n == 0 || p.left > 0); n++ {
 		f := p.waiting[0]
 		p.waiting[0] = nil
 		p.waiting = p.waiting[1:]

@@ -285,7 +285,7 @@ func (l *loop) takePosted() (calls []func(), idle bool) {
 		l.waiting, l.posted, l.next = l.posted, l.waiting[:0], 0
 	}
 	calls, l.calls = l.calls, nil
-	return calls, len(l.waiting) == 0 && len(calls) == 0 && len(l.pacing.fans) == 0
+	return calls, len(l.waiting) == 0 && len(calls) == 0 && l.pacing.idle()
 }
 
 // sleep waits for events, or for a post.
