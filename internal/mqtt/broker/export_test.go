@@ -16,6 +16,33 @@ func (b *Broker) EraseAgain() {
 // Connections is how many connections the broker has.
 func (b *Broker) Connections() int { return len(b.all(func(*conn) bool { return true })) }
 
+// Retained is how many retained messages there are.
+func (b *Broker) Retained() int {
+	n, _ := b.store.Retained()
+	return n
+}
+
+// AwaitsRoom reports whether retained messages wait until the client of that name
+// has room.
+func (b *Broker) AwaitsRoom(id string) bool {
+	return len(b.all(func(c *conn) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.name.id == id && c.waiting != nil
+	})) > 0
+}
+
+// Replaying reports whether retained messages are being sent to the client of that
+// name.
+func (b *Broker) Replaying(id string) bool {
+	for _, c := range b.all(func(c *conn) bool { return c.name.id == id }) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.replaying
+	}
+	return false
+}
+
 // WorkOffDue does once what Run does every half second.
 func (b *Broker) WorkOffDue() { b.workOffDue(make(map[stored.DueItem]time.Duration)) }
 

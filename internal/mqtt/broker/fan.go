@@ -535,6 +535,9 @@ func (f *fan) collect(budget int) (cost int) {
 			f.seen[g.holder()] = len(f.to)
 		}
 		f.to = append(f.to, receiver{conn: g.conn, box: g.box, found: 1, qos: g.qos, retain: m.Retain && g.asPublished})
+		if m.Retain { // it is retained by now, and may be found before it comes as it was published
+			f.to[len(f.to)-1].note(m)
+		}
 	}
 	return cost
 }

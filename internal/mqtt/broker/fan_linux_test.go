@@ -239,3 +239,44 @@ func TestWillOnItsWayIsWaitedFor(t *testing.T) {
 		t.Error("the connection stays")
 	}
 }
+
+// TestRetainedOnItsWayComesOnce: a client whose retained messages are being sent is
+// not sent what was just published as retained, too, while that is on its way to
+// very many.
+func TestRetainedOnItsWayComesOnce(t *testing.T) {
+	s := start(t, settings{broker: broker.Options{Loops: 1}, session: func(c *session.Config) { c.RetainAvailable = true }})
+	s.wide("t")
+	pub := s.dial("tcp", packet.V5, packet.Connect{ClientID: "pub"})
+	retain := func(topic string) {
+		send(t, pub, &packet.Publish{Topic: []byte(topic), Payload: []byte("x"), QoS: packet.QoS1, PacketID: 1, Retain: true})
+	}
+	for _, topic := range []string{"a", "b"} {
+		retain(topic)
+		receive[*packet.Puback](t, pub)
+	}
+	sub := s.dial("tcp", packet.V5, packet.Connect{ClientID: "sub", ReceiveMaximum: 1})
+	subscribe(t, sub, packet.QoS1, "a", "b", "t")
+	first := receive[*packet.Publish](t, sub) // its acknowledgement makes room for b
+	release := s.midFan(func() { retain("t") })
+	if !eventually(func() bool { return s.b.Retained() == 3 }) {
+		t.Error("it is not retained")
+	}
+	send(t, sub, &packet.Puback{PacketID: first.PacketID})
+	held, again := s.b.HoldNextTurn()
+	release()
+	<-held
+	if !eventually(func() bool { return !s.b.Replaying("sub") }) {
+		t.Error("retained messages are being sent still")
+	}
+	again()
+	for _, topic := range []string{"b", "t"} {
+		p := receive[*packet.Publish](t, sub)
+		if string(p.Topic) != topic {
+			t.Errorf("%s, want %s", p.Topic, topic)
+		}
+		send(t, sub, &packet.Puback{PacketID: p.PacketID})
+	}
+	send(t, sub, &packet.Pingreq{})
+	receive[*packet.Pingresp](t, sub)
+	receive[*packet.Puback](t, pub)
+}

@@ -121,3 +121,34 @@ func TestRetainedAfterSubscribingAgain(t *testing.T) {
 		t.Fatalf("received %+v", p)
 	}
 }
+
+// TestRetainedIsNotFollowedByAnOlder: a retained message that waits until the client
+// has room is not sent after a newer one of its topic, which came meanwhile.
+func TestRetainedIsNotFollowedByAnOlder(t *testing.T) {
+	s := start(t, settings{session: func(c *session.Config) { c.RetainAvailable = true }})
+	pub := s.dial("tcp", packet.V5, packet.Connect{ClientID: "pub"})
+	retain := func(topic, payload string) {
+		send(t, pub, &packet.Publish{Topic: []byte(topic), Payload: []byte(payload), QoS: packet.QoS1, PacketID: 1, Retain: true})
+		receive[*packet.Puback](t, pub)
+	}
+	retain("a", "1")
+	retain("t", "old")
+	sub := s.dial("tcp", packet.V5, packet.Connect{ClientID: "sub", ReceiveMaximum: 1})
+	subscribe(t, sub, packet.QoS1, "a", "t")
+	first := receive[*packet.Publish](t, sub)
+	if !eventually(func() bool { return s.b.AwaitsRoom("sub") }) {
+		t.Fatal("it does not wait")
+	}
+	retain("t", "new")
+	send(t, sub, &packet.Puback{PacketID: first.PacketID})
+	last := receive[*packet.Publish](t, sub)
+	send(t, sub, &packet.Puback{PacketID: last.PacketID})
+	if !eventually(func() bool { return !s.b.Replaying("sub") }) {
+		t.Error("retained messages are being sent still")
+	}
+	send(t, sub, &packet.Pingreq{})
+	receive[*packet.Pingresp](t, sub)
+	if string(last.Payload) != "new" {
+		t.Errorf("%s", last.Payload)
+	}
+}

@@ -388,6 +388,9 @@ func (c *conn) resend(m *session.Message, sub *replay) bool {
 	if !c.awaitRoom() || !c.subscribed(sub.Filter) { // [MQTT-3.10.4-2]
 		return false
 	}
+	if c.noted(m, sub.notes) { // meanwhile, and perhaps a newer one
+		return true
+	}
 	r.now = c.b.clock.Instant()
 	qos := min(sub.QoS, m.QoS)
 	if bx := c.box; bx != nil && qos > packet.QoS0 {
