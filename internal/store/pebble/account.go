@@ -1,6 +1,7 @@
 package pebble
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -271,14 +272,20 @@ func (a *account) beginning(name string, n uint64) uint64 {
 	if start.with == start.after {
 		return start.after
 	}
-	data, err := readFile(a.fs, name, 0)
-	if err != nil {
-		return 0 // unknown
+	for size := int64(64 << 10); ; size *= 8 { // of the file as much as has the first commit
+		data, err := readFile(a.fs, name, size)
+		if err != nil {
+			return 0 // unknown
+		}
+		first := firstCommit(data, uint32(n))
+		switch {
+		case first == 0 && int64(len(data)) == size:
+			continue
+		case first == start.after-1:
+			return start.with
+		}
+		return start.after
 	}
-	if firstIndex(scanRecords(data, uint32(n)).entries) == start.after-1 {
-		return start.with
-	}
-	return start.after
 }
 
 // removing is told before a file is removed or used again under another name.
@@ -424,7 +431,14 @@ func readFile(fsys vfs.FS, name string, limit int64) ([]byte, error) {
 	if limit == 0 {
 		limit = math.MaxInt64 - 1
 	}
-	return io.ReadAll(io.LimitReader(f, limit))
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	// At once, and no more than once: logs are large.
+	buf := bytes.NewBuffer(make([]byte, 0, min(limit, st.Size())+bytes.MinRead))
+	_, err = buf.ReadFrom(io.LimitReader(f, limit))
+	return buf.Bytes(), err
 }
 
 // writeFile replaces a file: it has the new content, durably, or the old one.

@@ -300,6 +300,28 @@ func commitIndex(repr []byte) uint64 {
 	}
 }
 
+// firstCommit returns the index of the first commit in a log's data, 0 if the
+// data has none that is whole. It reads no further.
+func firstCommit(data []byte, number uint32) uint64 {
+	r := chunkReader{data: data, number: number}
+	var record []byte
+	for {
+		c, ok := r.next()
+		if !ok {
+			return 0
+		}
+		if c.part == whole || c.part == first {
+			record = record[:0]
+		}
+		record = append(record, c.payload...)
+		if c.part == whole || c.part == last {
+			if n := commitIndex(record); n > 0 {
+				return n
+			}
+		}
+	}
+}
+
 // lastIndex returns the highest index in a run of entries, 0 if none has one.
 func lastIndex(entries []entry) uint64 {
 	for i := len(entries) - 1; i >= 0; i-- {
