@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X rollcall/internal/cli.version=$(VERSION)
 # How much the long tests do. `make crash` and `make fuzz` are the full ones.
 FUZZTIME ?= 5m
 
-.PHONY: help build cross test lint bench bench-peers fuzz crash soak mutate clean
+.PHONY: help build cross test lint bench bench-peers fuzz crash hostile soak mutate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,14 @@ crash: ## the full crash campaign: kill -9, power cuts, flipped bits, a million 
 	ROLLCALL_CRASH_ROUNDS=200 ROLLCALL_POWERCUTS=1000 ROLLCALL_SESSIONS=19000 ROLLCALL_TAKEOVERS=10000 \
 	ROLLCALL_STORM=5000 ROLLCALL_STORED_SESSIONS=1000000 ROLLCALL_FLIPS=10000 ROLLCALL_SMEARS=2000 \
 		$(GO) test -count=1 -timeout 90m -v -run 'Crash|PowerCut|Kill|FlippedBits|SmearedSectors|Storm|ManySessions|Expiry|DelayedWill' ./test/crash/... ./internal/store/...
+
+HOSTILE ?= hostile.md
+hostile: ## attack a server at full size: memory at the worst moment and a bystander's times, as a table in HOSTILE
+	rm -f $(HOSTILE)
+	ROLLCALL_HOSTILE_TABLE=$(abspath $(HOSTILE)) ROLLCALL_HOSTILE_PASSWORDS=5000 ROLLCALL_HOSTILE_UNFINISHED=1000 \
+	ROLLCALL_HOSTILE_FAN=10000 ROLLCALL_HOSTILE_RETAINED=500000 \
+		$(GO) test -count=1 -timeout 60m -v ./test/hostile
+	@echo '| attack | MiB in quiet | at worst | p50 ms in quiet | attacked | p99 ms in quiet | attacked | messages |'; echo '|---|---|---|---|---|---|---|---|'; cat $(HOSTILE)
 
 SOAK ?= 30m
 soak: ## half an hour (SOAK) of a bit of everything; memory, goroutines and descriptors stay flat
