@@ -77,7 +77,7 @@ type conn struct {
 	earlier *conn // of the same name, accepted before and not departed; see takeover.go
 	claimed bool  // it has held the session
 
-	replays   []replay // whose retained messages are to be sent
+	replays   replays // subscriptions whose retained messages are to be sent
 	replaying bool
 	liveBytes int
 	live      map[string]uint64 // topics of retained messages that came as they were published, and which of all they were; nil: not noted

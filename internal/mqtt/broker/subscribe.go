@@ -221,7 +221,7 @@ func (bx *box) unsubscribe(filter string) {
 // unsubscribe takes subscriptions away.
 func (c *conn) unsubscribe(q *session.Request, token uint64, a *actions) {
 	c.mu.Lock()
-	c.replays = slices.DeleteFunc(c.replays, func(o replay) bool { return slices.Contains(q.Filters, o.Filter) })
+	c.replays.remove(q.Filters)
 	c.mu.Unlock()
 	q = q.ForDriver()
 	bx := c.box
@@ -255,6 +255,68 @@ func (c *conn) unsubscribe(q *session.Request, token uint64, a *actions) {
 type replay struct {
 	session.Subscription
 	notes uint64 // what was noted before the subscription was made is sent again
+	turn  uint64 // of replays
+}
+
+// replays are those that wait. A client that takes nothing can have as many
+// waiting as it may have subscriptions, and name hundreds of thousands in one
+// UNSUBSCRIBE: each costs the same, however many wait. The zero one is empty.
+type replays struct {
+	by    map[string]replay // by filter
+	order []replayTurn      // some of which are not in by any more
+	turns uint64
+}
+
+type replayTurn struct {
+	filter string
+	turn   uint64
+}
+
+// put adds p, in the place of one that has not begun.
+func (q *replays) put(p replay) {
+	if old, waits := q.by[p.Filter]; waits {
+		p.turn = old.turn
+		q.by[p.Filter] = p
+		return
+	}
+	if q.by == nil {
+		q.by = make(map[string]replay)
+	}
+	q.turns++
+	p.turn = q.turns
+	q.by[p.Filter] = p
+	q.order = append(q.order, replayTurn{p.Filter, p.turn})
+}
+
+// remove takes out those of the filters.
+func (q *replays) remove(filters []string) {
+	if len(q.by) == 0 {
+		return
+	}
+	for _, f := range filters {
+		delete(q.by, f)
+	}
+	if len(q.order) > 2*len(q.by) { // so that what is left behind stays less than what waits
+		q.order = slices.DeleteFunc(q.order, func(t replayTurn) bool { return !q.waits(t) })
+	}
+}
+
+func (q *replays) waits(t replayTurn) bool {
+	p, ok := q.by[t.filter]
+	return ok && p.turn == t.turn
+}
+
+// take takes out the one that has waited longest.
+func (q *replays) take() (p replay, ok bool) {
+	for !ok && len(q.order) > 0 {
+		t := q.order[0]
+		q.order = q.order[1:]
+		if ok = q.waits(t); ok {
+			p = q.by[t.filter]
+			delete(q.by, t.filter)
+		}
+	}
+	return p, ok
 }
 
 // replay sends the retained messages that a SUBSCRIBE asks for (3.3.1.3).
@@ -279,12 +341,7 @@ func (c *conn) replay(q *session.Request, notes uint64) {
 		return
 	}
 	for _, sub := range subs {
-		p := replay{Subscription: sub, notes: notes}
-		if i := slices.IndexFunc(c.replays, func(o replay) bool { return o.Filter == sub.Filter }); i >= 0 {
-			c.replays[i] = p // it has not begun
-			continue
-		}
-		c.replays = append(c.replays, p)
+		c.replays.put(replay{Subscription: sub, notes: notes})
 	}
 	if !c.replaying {
 		c.replaying = true
@@ -349,14 +406,14 @@ func (c *conn) noted(m *session.Message, after uint64) bool {
 func (c *conn) nextReplay() (sub replay, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.replays) == 0 || !c.s.Online() {
-		c.replaying, c.replays = false, nil
-		c.dismiss()
-		return sub, false
+	if c.s.Online() {
+		sub, ok = c.replays.take()
 	}
-	sub = c.replays[0]
-	c.replays = c.replays[1:]
-	return sub, true
+	if !ok {
+		c.replaying, c.replays = false, replays{}
+		c.dismiss()
+	}
+	return sub, ok
 }
 
 func (c *conn) replayAll() {
