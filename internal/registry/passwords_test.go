@@ -302,13 +302,21 @@ func TestDelayedPasswordsAreSharedByName(t *testing.T) {
 		if delay("quiet", "home") {
 			t.Error("more of one client and network wait than may")
 		}
-		if refused["loud"] != mayDelay || p.total != maxDelayed {
-			t.Errorf("%v were refused, %d wait", refused, p.total)
+		waiting := func() (attempts, names int) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.total, len(p.delayed)
+		}
+		if n, _ := waiting(); refused["loud"] != mayDelay || n != maxDelayed {
+			t.Errorf("%v were refused, %d wait", refused, n)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if due["loud"] != maxDelayed-mayDelay || due["quiet"] != mayDelay || len(refused) != 1 || p.total != 0 || len(p.delayed) != 0 {
-			t.Errorf("%v had their turn, %v were refused, %d and %d are left", due, refused, p.total, len(p.delayed))
+		n, names := waiting()
+		mu.Lock()
+		defer mu.Unlock()
+		if due["loud"] != maxDelayed-mayDelay || due["quiet"] != mayDelay || len(refused) != 1 || n != 0 || names != 0 {
+			t.Errorf("%v had their turn, %v were refused, %d and %d are left", due, refused, n, names)
 		}
 	})
 }
