@@ -151,7 +151,7 @@ func TestSlowReaderIsNotLost(t *testing.T) {
 			hand := handClock()
 			s := start(t, settings{broker: broker.Options{Clock: hand, WriteTimeout: 30 * time.Second, OutputBytes: 64 << 10},
 				session: func(c *session.Config) { c.QueueBytes, c.MaxInflight = 64<<20, 30 }})
-			slow := s.dial(transport, packet.V5, packet.Connect{ClientID: "slow", KeepAlive: 40})
+			slow := s.dial(transport, packet.V5, packet.Connect{ClientID: "slow", KeepAlive: 120})
 			raw := small(t, slow)
 			subscribe(t, slow, packet.QoS1, "big")
 			from := s.dial("tcp", packet.V5, packet.Connect{ClientID: "from"})
