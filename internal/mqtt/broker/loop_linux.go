@@ -57,8 +57,7 @@ type loops struct {
 const (
 	loopBuffer = 128 << 10
 	eventsMax  = 256
-	roundBytes = 256 << 10 // of messages, after which they are written: they are in the processor's cache yet
-	postedMax  = 256       // connections handed over by others that are attended to before those that can be read
+	postedMax  = 256 // connections handed over by others that are attended to before those that can be read
 )
 
 // Acceptor returns what accepts plain TCP connections, or nil if Options say

@@ -197,3 +197,7 @@ func (r *round) putFan(f *fan) {
 		r.fans = append(r.fans, f)
 	}
 }
+
+// roundBytes is how much a round gathers of messages before it writes them: they
+// are in the processor's cache yet.
+const roundBytes = 256 << 10
